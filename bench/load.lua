@@ -1,0 +1,22 @@
+-- What wrk sends and what it says at the end. Usage: wrk ... -s load.lua URL -- DEPTH
+--
+-- DEPTH requests are sent in one write. There is no request() and no response() here:
+-- wrk then sends one prepared string and runs no Lua while it measures.
+
+function init(args)
+   local burst = string.rep(wrk.format(), tonumber(args[1]) or 1)
+   wrk.format = function() return burst end
+end
+
+-- One line of JSON, which wrk.py reads. Times are in microseconds.
+function done(summary, latency, requests)
+   local errors = summary.errors
+   io.write(string.format(
+      '{"requests": %d, "duration": %d, "bytes": %d, "errors": {"connect": %d, ' ..
+      '"read": %d, "write": %d, "status": %d, "timeout": %d}, "latency": ' ..
+      '{"p50": %d, "p99": %d, "p99.9": %d, "max": %d}}\n',
+      summary.requests, summary.duration, summary.bytes, errors.connect,
+      errors.read, errors.write, errors.status, errors.timeout,
+      latency:percentile(50), latency:percentile(99), latency:percentile(99.9),
+      latency.max))
+end

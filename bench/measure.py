@@ -1,0 +1,102 @@
+"""Measure servers under loads, in interleaved rounds."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from bench.figures import batch_sizes, subtract
+from bench.machine import Cores, CpuTime, busy_seconds, children_seconds, cpu_time
+from bench.results import Cell, Result, Sample
+from bench.servers import Server, Stats, Subject, running
+from bench.wrk import Load, WrkResult, run_wrk
+
+# Closing wrk's connections is the server's work too; it is waited for before the clock
+# is read again.
+SETTLE_SECONDS = 0.1
+
+# Starting and ending a server, for the estimate alone.
+START_STOP_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What all measurements of a run have in common."""
+
+    rounds: int
+    seconds: int
+    warmup: int
+    cores: Cores
+
+    def expected_seconds(self, n_cells: int) -> float:
+        """How long ``measure_cells`` takes, for a person who waits."""
+        overhead = 2 * SETTLE_SECONDS + START_STOP_SECONDS
+        return n_cells * self.rounds * (self.seconds + self.warmup + overhead)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All counters at one moment, in seconds: what lies between two is measured."""
+
+    cpu: CpuTime
+    busy: float
+    children: float
+    stats: Stats | None
+
+    @classmethod
+    def take(cls, server: Server, cores: Cores) -> Self:
+        stats = server.stats()
+        return cls(cpu_time(server.pid), busy_seconds(cores), children_seconds(), stats)
+
+
+def measure_cells(
+    subjects: Sequence[Subject], loads: Sequence[Load], settings: Settings
+) -> list[Result]:
+    """Every server under every load once, then all once more: each time a new process.
+
+    What is compared is measured right after each other. A disturbance of some seconds
+    then hits neighbours alike and not one server, and the luck that a process has with
+    its addresses shows in the spread.
+    """
+    results = [Result(Cell(subject, load)) for load in loads for subject in subjects]
+    for n in range(settings.rounds):
+        for result in results:
+            cell = result.cell
+            progress(f"round {n + 1} of {settings.rounds}: {cell.subject.name}", cell)
+            with running(cell.subject, settings.cores.server) as server:
+                result.samples.append(measure(server, cell.load, settings))
+    return results
+
+
+def measure(server: Server, load: Load, settings: Settings) -> Sample:
+    """Warm ``server`` up with the same load, then measure."""
+    cores = settings.cores
+    if settings.warmup:
+        run_wrk(server.port, load, settings.warmup, cores.wrk)
+        time.sleep(SETTLE_SECONDS)
+    before = Reading.take(server, cores)
+    result = run_wrk(server.port, load, settings.seconds, cores.wrk)
+    time.sleep(SETTLE_SECONDS)
+    after = Reading.take(server, cores)
+    return make_sample(server.subject, load, result, before, after)
+
+
+def make_sample(
+    subject: Subject, load: Load, result: WrkResult, before: Reading, after: Reading
+) -> Sample:
+    cpu = after.cpu - before.cpu
+    wrk_cpu = after.children - before.children
+    others = max(after.busy - before.busy - cpu.total - wrk_cpu, 0)
+    if before.stats is None or after.stats is None or subject.batch_size is None:
+        return Sample(load, result, cpu, others)
+    counts = subtract(after.stats["batch_sizes"], before.stats["batch_sizes"])
+    allocations = after.stats["allocations"] - before.stats["allocations"]
+    batches = batch_sizes(counts, subject.batch_size)
+    return Sample(load, result, cpu, others, batches, allocations)
+
+
+def progress(what: str, cell: Cell) -> None:
+    if sys.stderr.isatty():
+        text = f"{what}, {cell.load}"
+        print(f"{text:<87}", end="\r", file=sys.stderr, flush=True)

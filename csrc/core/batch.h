@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A batch: a fixed array of slots, filled by parsing and handed to the dispatcher whole.
+ *
+ * A slot lives from parse to the end of the dispatch that it is in.
+ */
+#ifndef FB_CORE_BATCH_H
+#define FB_CORE_BATCH_H
+
+#include "core/request.h"
+
+typedef struct fb_slot {
+    void *owner;      /* the connection; core never looks inside */
+    const char *data; /* the message's first byte; set by the owner's side for a dispatch */
+    uint32_t turn;    /* place among the slots of the same owner in this batch, from 0 */
+    bool is_answered; /* a reply was given */
+    fb_request req;
+} fb_slot;
+
+typedef struct fb_batch {
+    size_t n_slots; /* in use */
+    size_t size;    /* the most it may hold, 1..FB_BATCH_SLOTS */
+    fb_slot slots[FB_BATCH_SLOTS];
+} fb_batch;
+
+void fb_batch_init(fb_batch *batch, size_t size);
+
+static inline bool
+fb_batch_is_full(const fb_batch *batch)
+{
+    return batch->n_slots == batch->size;
+}
+
+/* Put a copy of req into the next slot; the batch must not be full. Keeps owner until the
+ * batch is reset. Returns the slot, valid until the batch is reset. */
+fb_slot *fb_batch_push(fb_batch *batch, void *owner, uint32_t turn, const fb_request *req);
+
+/* Empty the batch. */
+void fb_batch_reset(fb_batch *batch);
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Taking a request-target apart, RFC 9112 3.2 and RFC 3986. Nothing is decoded here.
+ */
+#include "core/target.h"
+
+static bool
+is_alpha(char c)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
+
+static bool
+is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static bool
+is_hex(char c)
+{
+    return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
+
+/* unreserved, sub-delims and "%": what a reg-name is made of, RFC 3986 3.2.2. */
+static bool
+is_reg_name_char(char c)
+{
+    return is_alpha(c) || is_digit(c) || (c != '\0' && strchr("-._~!$&'()*+,;=%", c));
+}
+
+static size_t
+skip_reg_name(const char *bytes, size_t len)
+{
+    size_t i = 0;
+    while (i < len && is_reg_name_char(bytes[i])) {
+        if (bytes[i] == '%' &&
+            (len - i < 3 || !is_hex(bytes[i + 1]) || !is_hex(bytes[i + 2]))) {
+            break;
+        }
+        i++;
+    }
+    return i;
+}
+
+/* "[" IPv6 or a later version "]"; returns 0 when it is not closed or holds other bytes. */
+static size_t
+skip_ip_literal(const char *bytes, size_t len)
+{
+    size_t i = 1;
+    while (i < len && (is_hex(bytes[i]) || bytes[i] == ':' || bytes[i] == '.' ||
+                       bytes[i] == 'v')) {
+        i++;
+    }
+    return i > 1 && i < len && bytes[i] == ']' ? i + 1 : 0;
+}
+
+bool
+fb_host_is_valid(const char *bytes, size_t len)
+{
+    if (len == 0) {
+        return true;
+    }
+    size_t i = bytes[0] == '[' ? skip_ip_literal(bytes, len) : skip_reg_name(bytes, len);
+    if (i == 0) {
+        return false; /* a port without a host, RFC 9110 4.2.1, or no host at all */
+    }
+    if (i < len && bytes[i] == ':') {
+        i++;
+        while (i < len && is_digit(bytes[i])) {
+            i++;
+        }
+    }
+    return i == len;
+}
+
+/* Cut at the first "?"; returns false at a byte that no target may hold. Only what is
+ * printable ASCII passes; a fragment is never sent, RFC 9112 3.2. */
+static bool
+split_path(const char *message, fb_request *req, fb_span rest)
+{
+    req->path = rest;
+    req->query = (fb_span){rest.off + rest.len, 0};
+    const char *bytes = message + rest.off;
+    bool in_query = false;
+    for (uint32_t i = 0; i < rest.len; i++) {
+        if (bytes[i] <= ' ' || bytes[i] >= 0x7f || bytes[i] == '#') {
+            return false;
+        }
+        if (bytes[i] == '?' && !in_query) {
+            in_query = true;
+            req->path.len = i;
+            req->query = (fb_span){rest.off + i + 1, rest.len - i - 1};
+        }
+    }
+    return true;
+}
+
+/* ALPHA *( ALPHA / DIGIT / "+" / "-" / "." ), RFC 3986 3.1. */
+static uint32_t
+skip_scheme(const char *bytes, uint32_t len)
+{
+    uint32_t i = 0;
+    while (i < len && (is_alpha(bytes[i]) ||
+                       (i > 0 && (is_digit(bytes[i]) || bytes[i] == '+' ||
+                                  bytes[i] == '-' || bytes[i] == '.')))) {
+        i++;
+    }
+    return i;
+}
+
+/* scheme "://" authority path-abempty [ "?" query ]; no user information, which RFC 9110
+ * 4.2.4 has us treat as an error. */
+static fb_target_form
+parse_absolute(const char *message, fb_request *req, fb_span *authority)
+{
+    const char *bytes = message + req->target.off;
+    uint32_t len = req->target.len;
+    uint32_t i = skip_scheme(bytes, len);
+    if (i == 0 || len - i < 3 || memcmp(bytes + i, "://", 3) != 0) {
+        return FB_TARGET_BAD;
+    }
+    uint32_t begin = i + 3;
+    uint32_t end = begin;
+    while (end < len && bytes[end] != '/' && bytes[end] != '?') {
+        end++;
+    }
+    if (end == begin || !fb_host_is_valid(bytes + begin, end - begin)) {
+        return FB_TARGET_BAD;
+    }
+    *authority = (fb_span){req->target.off + begin, end - begin};
+    fb_span rest = {req->target.off + end, len - end};
+    if (!split_path(message, req, rest)) {
+        return FB_TARGET_BAD;
+    }
+    if (req->path.len == 0) {
+        /* An empty path is "/", RFC 9110 4.2.3: point to the one before the authority. */
+        req->path = (fb_span){authority->off - 1, 1};
+    }
+    return FB_TARGET_ABSOLUTE;
+}
+
+fb_target_form
+fb_target_parse(const char *message, fb_request *req, bool is_options, fb_span *authority)
+{
+    const char *bytes = message + req->target.off;
+    if (req->target.len == 0) {
+        return FB_TARGET_BAD;
+    }
+    if (bytes[0] == '/') {
+        return split_path(message, req, req->target) ? FB_TARGET_ORIGIN : FB_TARGET_BAD;
+    }
+    if (bytes[0] == '*') {
+        req->path = req->target;
+        req->query = (fb_span){req->target.off + 1, 0};
+        return req->target.len == 1 && is_options ? FB_TARGET_ASTERISK : FB_TARGET_BAD;
+    }
+    return parse_absolute(message, req, authority);
+}

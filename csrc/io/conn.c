@@ -1,0 +1,679 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A connection from accept to close: reading, parsing into slots, writing, time-outs.
+ * The states are listed in the header; set_state is the only place that changes them.
+ *
+ * What is read ahead: a connection whose output does not leave at once is not read, so
+ * what it holds is bounded by one reading buffer and by what its handlers answered.
+ */
+#include "io/conn.h"
+
+#include "core/reply.h"
+#include "io/server.h"
+
+#include <assert.h>
+
+#define WRITE_RUNS 4 /* runs of bytes in one write: what uv_write holds without malloc */
+
+static void go_on(fb_conn *conn);
+
+/* ---- states -------------------------------------------------------------------- */
+
+static bool
+is_move_listed(fb_conn_state from, fb_conn_state to)
+{
+    switch (to) {
+    case FB_CONN_OPEN:
+        return from == FB_CONN_PAUSED;
+    case FB_CONN_PAUSED:
+        return from == FB_CONN_OPEN;
+    case FB_CONN_DRAINING:
+        return from == FB_CONN_OPEN || from == FB_CONN_PAUSED;
+    case FB_CONN_LINGERING:
+        return from == FB_CONN_DRAINING;
+    case FB_CONN_CLOSING:
+        return from != FB_CONN_CLOSING;
+    }
+    return false;
+}
+
+static void
+set_state(fb_conn *conn, fb_conn_state state)
+{
+    assert(is_move_listed(conn->state, state));
+    (void)is_move_listed; /* only asserted */
+    conn->state = state;
+}
+
+/* ---- waits --------------------------------------------------------------------- */
+
+static fb_wait
+wait_of(const fb_conn *conn)
+{
+    if (conn->state == FB_CONN_LINGERING) {
+        return FB_WAIT_GOODBYE;
+    }
+    if (conn->is_writing) {
+        return FB_WAIT_WRITE;
+    }
+    if (conn->exchange == NULL) {
+        return FB_WAIT_REQUEST;
+    }
+    switch (conn->exchange->http.phase) {
+    case FB_PHASE_HEAD:
+    case FB_PHASE_METHOD:
+        return FB_WAIT_HEAD;
+    case FB_PHASE_BODY:
+        return FB_WAIT_BODY;
+    case FB_PHASE_START:
+    case FB_PHASE_COMPLETE:
+        break;
+    }
+    return FB_WAIT_REQUEST;
+}
+
+static void
+start_wait(fb_conn *conn, fb_wait wait)
+{
+    fb_server *server = conn->server;
+    conn->wait = wait;
+    fb_times_start(&server->waits[wait], &conn->wait_node, uv_now(&server->loop));
+}
+
+/* A wait of another kind begins anew; of the same kind too, but for a head, which must
+ * come whole within its time, however it drips. */
+static void
+update_wait(fb_conn *conn)
+{
+    fb_server *server = conn->server;
+    fb_wait wait = wait_of(conn);
+    if (wait != conn->wait) {
+        start_wait(conn, wait);
+    } else if (wait != FB_WAIT_HEAD && wait != FB_WAIT_GOODBYE) {
+        fb_times_renew(&server->waits[wait], &conn->wait_node, uv_now(&server->loop),
+                       server->tick_ms);
+    }
+}
+
+/* ---- reading ------------------------------------------------------------------- */
+
+static fb_conn *
+conn_of(const void *handle)
+{
+    return ((const uv_handle_t *)handle)->data;
+}
+
+static bool
+has_pipelined_enough(const fb_conn *conn)
+{
+    return conn->n_slots > 0 && conn->exchange->in.len >= FB_PIPELINE_BYTES;
+}
+
+/* Returns room to read into, or false: memory ran out, or the slots come first. */
+static bool
+make_room(fb_conn *conn)
+{
+    if (conn->exchange == NULL) {
+        conn->exchange = fb_exchange_take(&conn->server->exchanges);
+        if (conn->exchange == NULL) {
+            return false;
+        }
+    }
+    fb_buf *in = &conn->exchange->in;
+    if (conn->state == FB_CONN_LINGERING) {
+        in->len = 0;
+    }
+    if (in->cap - in->len >= FB_INPUT_ROOM) {
+        return true;
+    }
+    if (has_pipelined_enough(conn)) {
+        return false;
+    }
+    return fb_buf_reserve(in, in->cap == 0 ? FB_INPUT_BYTES : FB_INPUT_ROOM);
+}
+
+static void
+on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+    (void)suggested;
+    fb_conn *conn = conn_of(handle);
+    if (!make_room(conn)) {
+        *buf = uv_buf_init(NULL, 0); /* on_read is then called with UV_ENOBUFS */
+        return;
+    }
+    fb_buf *in = &conn->exchange->in;
+    buf->base = in->data + in->len;
+    buf->len = in->cap - in->len;
+}
+
+/* The peer sends nothing more; it may still read what it is owed, RFC 9112 9.6. */
+static void
+receive_eof(fb_conn *conn)
+{
+    conn->has_peer_eof = true;
+    conn->is_reading = false; /* libuv stops by itself */
+    if (conn->state == FB_CONN_LINGERING || (conn->n_slots == 0 && !conn->is_writing &&
+                                             !conn->is_touched)) {
+        fb_conn_close(conn);
+    } else if (conn->state != FB_CONN_DRAINING) {
+        set_state(conn, FB_CONN_DRAINING);
+    }
+}
+
+static void
+on_read(uv_stream_t *stream, ssize_t n_read, const uv_buf_t *buf)
+{
+    (void)buf;
+    fb_conn *conn = conn_of(stream);
+    if (n_read == 0 || conn->state == FB_CONN_CLOSING) {
+        return;
+    }
+    if (n_read == UV_ENOBUFS && conn->exchange != NULL && has_pipelined_enough(conn)) {
+        return; /* the dispatch at the end of this iteration makes room */
+    }
+    if (n_read == UV_EOF) {
+        receive_eof(conn);
+    } else if (n_read < 0) {
+        fb_conn_close(conn);
+    } else if (conn->state != FB_CONN_LINGERING) {
+        conn->exchange->in.len += (size_t)n_read;
+        fb_count_add(&conn->server->stats.n_bytes_received, (uint64_t)n_read);
+        fb_conn_parse(conn);
+    }
+}
+
+static void
+stop_reading(fb_conn *conn)
+{
+    if (conn->is_reading) {
+        conn->is_reading = false;
+        uv_read_stop(&conn->uv.stream);
+    }
+}
+
+static void
+start_reading(fb_conn *conn)
+{
+    if (conn->is_reading || conn->has_peer_eof) {
+        return;
+    }
+    if (uv_read_start(&conn->uv.stream, on_alloc, on_read) != 0) {
+        fb_conn_close(conn);
+        return;
+    }
+    conn->is_reading = true;
+}
+
+/* ---- parsing ------------------------------------------------------------------- */
+
+static void
+start_draining(fb_conn *conn)
+{
+    if (conn->state == FB_CONN_OPEN || conn->state == FB_CONN_PAUSED) {
+        set_state(conn, FB_CONN_DRAINING);
+        stop_reading(conn);
+    }
+}
+
+static void
+take_request(fb_conn *conn)
+{
+    fb_server *server = conn->server;
+    const fb_request *req = &conn->exchange->http.req;
+    fb_batch_push(&server->batch, conn, conn->n_slots, req);
+    conn->n_slots++;
+    fb_server_touch(server, conn);
+    if (conn->wait != FB_WAIT_REQUEST) {
+        start_wait(conn, FB_WAIT_REQUEST);
+    }
+    if (!req->keep_alive) {
+        start_draining(conn);
+    }
+    if (fb_batch_is_full(&server->batch)) {
+        fb_server_dispatch(server);
+    }
+}
+
+/* An error reply that the server gives by itself, after the replies that are owed. */
+static void
+reject(fb_conn *conn, int status)
+{
+    fb_count_add(&conn->server->stats.n_rejected, 1);
+    conn->reject_status = status;
+    conn->wants_goodbye = true;
+    start_draining(conn);
+    fb_server_touch(conn->server, conn);
+}
+
+/* Returns whether there may be more to parse. */
+static bool
+parse_one(fb_conn *conn)
+{
+    fb_http *http = &conn->exchange->http;
+    switch (fb_http_feed(http, &conn->exchange->in)) {
+    case FB_FEED_REQUEST:
+        take_request(conn);
+        return true;
+    case FB_FEED_REJECT:
+        reject(conn, http->status);
+        return false;
+    case FB_FEED_MORE:
+        if (http->wants_continue) {
+            fb_server_touch(conn->server, conn);
+        }
+        return false;
+    }
+    return false;
+}
+
+void
+fb_conn_parse(fb_conn *conn)
+{
+    conn->is_parsing = true;
+    while (conn->state == FB_CONN_OPEN && parse_one(conn)) {
+    }
+    conn->is_parsing = false;
+    if (conn->state == FB_CONN_CLOSING) {
+        return;
+    }
+    if (conn->is_touched) {
+        update_wait(conn);
+    } else {
+        go_on(conn);
+    }
+}
+
+/* ---- writing ------------------------------------------------------------------- */
+
+static void
+abort_conn(fb_conn *conn)
+{
+    /* What was sent must not look complete, so not with an orderly close. */
+    if (conn->state != FB_CONN_CLOSING && conn->uv.handle.type == UV_TCP) {
+        struct linger linger = {.l_onoff = 1, .l_linger = 0};
+        uv_os_fd_t fd;
+        if (uv_fileno(&conn->uv.handle, &fd) == 0) {
+            setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
+        }
+    }
+    fb_conn_close(conn);
+}
+
+static void
+on_written(uv_write_t *write, int status)
+{
+    fb_conn *conn = write->data;
+    conn->is_writing = false;
+    if (conn->state == FB_CONN_CLOSING) {
+        return;
+    }
+    if (status < 0) {
+        fb_conn_close(conn);
+        return;
+    }
+    fb_count_add(&conn->server->stats.n_bytes_sent, conn->n_queued);
+    fb_out_advance(&conn->exchange->sending, conn->n_queued);
+    fb_conn_flush(conn);
+    if (conn->state != FB_CONN_CLOSING) {
+        go_on(conn);
+    }
+}
+
+static size_t
+total_of(const uv_buf_t *bufs, size_t n)
+{
+    size_t total = 0;
+    for (size_t i = 0; i < n; i++) {
+        total += bufs[i].len;
+    }
+    return total;
+}
+
+static size_t
+gather(fb_out *out, uv_buf_t *bufs)
+{
+    fb_run runs[WRITE_RUNS];
+    size_t n = fb_out_gather(out, runs, WRITE_RUNS);
+    for (size_t i = 0; i < n; i++) {
+        /* uv_buf_t has no const; libuv does not write to it. */
+        bufs[i] = (uv_buf_t){.base = (char *)(uintptr_t)runs[i].data, .len = runs[i].len};
+    }
+    return n;
+}
+
+/* Have libuv send what was gathered, as the socket takes it. */
+static void
+queue_write(fb_conn *conn, const uv_buf_t *bufs, size_t n)
+{
+    conn->write.data = conn;
+    conn->n_queued = total_of(bufs, n);
+    if (uv_write(&conn->write, &conn->uv.stream, bufs, (unsigned)n, on_written) != 0) {
+        fb_conn_close(conn);
+        return;
+    }
+    conn->is_writing = true;
+    conn->n_left = conn->n_queued;
+}
+
+/* Try to send one round. Returns whether to try another at once. */
+static bool
+write_round(fb_conn *conn)
+{
+    fb_out *out = &conn->exchange->sending;
+    uv_buf_t bufs[WRITE_RUNS];
+    size_t n = gather(out, bufs);
+    if (n == 0) {
+        if (out->has_failed) {
+            abort_conn(conn);
+        }
+        return conn->state != FB_CONN_CLOSING && !fb_out_is_empty(out);
+    }
+    if (out->part < out->n_parts || out->chunk.len > 0) {
+        /* A large body: one write each iteration, so that it holds up nobody else. */
+        queue_write(conn, bufs, n);
+        return false;
+    }
+    int sent = uv_try_write(&conn->uv.stream, bufs, (unsigned)n);
+    if (sent == UV_EAGAIN) {
+        sent = 0;
+    }
+    if (sent < 0) {
+        fb_conn_close(conn);
+        return false;
+    }
+    fb_count_add(&conn->server->stats.n_bytes_sent, (uint64_t)sent);
+    fb_out_advance(out, (size_t)sent);
+    if ((size_t)sent < total_of(bufs, n)) {
+        queue_write(conn, bufs, gather(out, bufs));
+        return false;
+    }
+    return !fb_out_is_empty(out);
+}
+
+/* What was filled is sent next. */
+static bool
+swap_outs(fb_exchange *exchange)
+{
+    fb_out_reset(&exchange->sending);
+    if (fb_out_is_empty(&exchange->filling) && !exchange->filling.has_failed) {
+        return false;
+    }
+    fb_out sent = exchange->sending;
+    exchange->sending = exchange->filling;
+    exchange->filling = sent;
+    return true;
+}
+
+void
+fb_conn_flush(fb_conn *conn)
+{
+    fb_exchange *exchange = conn->exchange;
+    while (conn->state != FB_CONN_CLOSING && exchange != NULL && !conn->is_writing) {
+        if (fb_out_is_empty(&exchange->sending) && !exchange->sending.has_failed &&
+            !swap_outs(exchange)) {
+            return;
+        }
+        while (write_round(conn)) {
+        }
+    }
+}
+
+/* ---- after the replies ----------------------------------------------------------- */
+
+static void
+on_shutdown(uv_shutdown_t *shutdown, int status)
+{
+    (void)shutdown;
+    (void)status; /* the time-out of LINGERING ends it either way */
+}
+
+/* End, but read on for a while: a close with unread bytes would reset the connection, and
+ * the reset could overtake the last reply, RFC 9112 9.6. */
+static void
+say_goodbye(fb_conn *conn)
+{
+    set_state(conn, FB_CONN_LINGERING);
+    if (uv_shutdown(&conn->shutdown, &conn->uv.stream, on_shutdown) != 0) {
+        fb_conn_close(conn);
+        return;
+    }
+    start_reading(conn);
+    if (conn->state != FB_CONN_CLOSING) {
+        update_wait(conn);
+    }
+}
+
+static bool
+has_unparsed(const fb_conn *conn)
+{
+    const fb_exchange *exchange = conn->exchange;
+    return exchange != NULL && exchange->http.parsed < exchange->in.len;
+}
+
+static void
+finish(fb_conn *conn)
+{
+    bool may_be_sending = conn->wants_goodbye || has_unparsed(conn);
+    if (may_be_sending && !conn->has_peer_eof) {
+        say_goodbye(conn);
+    } else {
+        fb_conn_close(conn);
+    }
+}
+
+bool
+fb_conn_is_idle(const fb_conn *conn)
+{
+    const fb_exchange *exchange = conn->exchange;
+    return exchange == NULL ||
+           (exchange->http.phase <= FB_PHASE_START && !has_unparsed(conn) &&
+            conn->n_slots == 0 && !conn->is_writing && !conn->is_touched);
+}
+
+/* Drop what was answered; give everything back when nothing is left. */
+static void
+tidy(fb_conn *conn)
+{
+    fb_exchange *exchange = conn->exchange;
+    if (exchange == NULL) {
+        return;
+    }
+    fb_http_compact(&exchange->http, &exchange->in);
+    if (has_unparsed(conn)) {
+        fb_server_make_ready(conn->server, conn);
+    } else if (exchange->in.len == 0) {
+        conn->exchange = NULL;
+        fb_exchange_give(&conn->server->exchanges, exchange);
+    }
+}
+
+/* No slot is waiting: move to the state that the output and the input ask for. */
+static void
+go_on(fb_conn *conn)
+{
+    if (conn->is_writing) {
+        if (conn->state == FB_CONN_OPEN) {
+            set_state(conn, FB_CONN_PAUSED);
+            stop_reading(conn);
+        }
+        update_wait(conn);
+        return;
+    }
+    if (conn->state == FB_CONN_DRAINING) {
+        finish(conn);
+        return;
+    }
+    if (conn->state == FB_CONN_PAUSED) {
+        set_state(conn, FB_CONN_OPEN);
+        start_reading(conn);
+    }
+    if (conn->state == FB_CONN_OPEN && !conn->is_parsing) {
+        tidy(conn);
+        if (fb_conn_is_idle(conn) && fb_server_closes_idle(conn->server)) {
+            fb_conn_close(conn);
+        }
+    }
+    if (conn->state != FB_CONN_CLOSING) {
+        update_wait(conn);
+    }
+}
+
+static void
+put_own_reply(fb_conn *conn)
+{
+    fb_out *out = &conn->exchange->filling;
+    const fb_http *http = &conn->exchange->http;
+    bool ok = true;
+    if (conn->reject_status != 0 && !conn->is_last_answered) {
+        ok = fb_reply_plain(&out->bytes, &conn->server->stamp, conn->reject_status,
+                            http->req.is_head, false, false);
+    } else if (http->wants_continue && conn->state == FB_CONN_OPEN) {
+        ok = fb_reply_continue(&out->bytes);
+        conn->exchange->http.wants_continue = false;
+    }
+    if (!ok) {
+        out->has_failed = true;
+    }
+}
+
+void
+fb_conn_settle(fb_conn *conn)
+{
+    conn->n_slots = 0;
+    conn->n_answered = 0;
+    if (conn->state == FB_CONN_CLOSING || conn->exchange == NULL) {
+        return;
+    }
+    put_own_reply(conn);
+    fb_conn_flush(conn);
+    if (conn->state != FB_CONN_CLOSING) {
+        go_on(conn);
+    }
+}
+
+fb_out *
+fb_conn_out(fb_conn *conn)
+{
+    if (conn->state == FB_CONN_CLOSING || conn->is_last_answered) {
+        return NULL;
+    }
+    return &conn->exchange->filling;
+}
+
+void
+fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive)
+{
+    assert(!slot->is_answered && slot->turn == conn->n_answered);
+    slot->is_answered = true;
+    conn->n_answered++;
+    if (keep_alive || conn->state == FB_CONN_CLOSING || conn->is_last_answered) {
+        return;
+    }
+    conn->is_last_answered = true;
+    conn->wants_goodbye = conn->wants_goodbye || slot->req.keep_alive;
+    start_draining(conn);
+}
+
+/* ---- time-outs ------------------------------------------------------------------- */
+
+fb_conn *
+fb_conn_of_wait(fb_time_node *node)
+{
+    return (fb_conn *)(void *)((char *)node - offsetof(fb_conn, wait_node));
+}
+
+/* Returns whether libuv still gets rid of bytes, be it slowly. */
+static bool
+does_write_progress(fb_conn *conn)
+{
+    size_t left = uv_stream_get_write_queue_size(&conn->uv.stream);
+    bool progresses = left < conn->n_left;
+    conn->n_left = left;
+    return progresses;
+}
+
+void
+fb_conn_expire(fb_conn *conn)
+{
+    if (conn->wait == FB_WAIT_WRITE && does_write_progress(conn)) {
+        start_wait(conn, FB_WAIT_WRITE);
+        return;
+    }
+    fb_count_add(&conn->server->stats.n_timed_out, 1);
+    if (conn->wait == FB_WAIT_HEAD || conn->wait == FB_WAIT_BODY) {
+        reject(conn, 408);
+    } else {
+        fb_conn_close(conn);
+    }
+}
+
+/* ---- birth and death --------------------------------------------------------------- */
+
+static void
+on_closed(uv_handle_t *handle)
+{
+    fb_conn *conn = conn_of(handle);
+    fb_server *server = conn->server;
+    assert(conn->n_slots == 0 && !conn->is_touched && !conn->is_ready);
+    fb_times_stop(&conn->wait_node);
+    if (conn->exchange != NULL) {
+        fb_exchange_give(&server->exchanges, conn->exchange);
+        conn->exchange = NULL;
+    }
+    fb_server_conn_gone(server, conn);
+}
+
+void
+fb_conn_close(fb_conn *conn)
+{
+    if (conn->state == FB_CONN_CLOSING) {
+        return;
+    }
+    set_state(conn, FB_CONN_CLOSING);
+    conn->is_reading = false;
+    uv_close(&conn->uv.handle, on_closed);
+}
+
+static int
+open_stream(fb_conn *conn, uv_stream_t *listener)
+{
+    uv_loop_t *loop = &conn->server->loop;
+    if (listener->type == UV_TCP) {
+        return uv_tcp_init(loop, &conn->uv.tcp);
+    }
+    return uv_pipe_init(loop, &conn->uv.pipe, 0);
+}
+
+void
+fb_conn_accept(fb_server *server, uv_stream_t *listener)
+{
+    fb_conn *conn = fb_server_new_conn(server);
+    if (conn == NULL) {
+        return;
+    }
+    if (open_stream(conn, listener) != 0) {
+        fb_server_conn_gone(server, conn);
+        return;
+    }
+    conn->uv.handle.data = conn;
+    start_wait(conn, FB_WAIT_REQUEST);
+    if (uv_accept(listener, &conn->uv.stream) != 0) {
+        fb_conn_close(conn);
+        return;
+    }
+    fb_count_add(&server->stats.n_conns, 1);
+    if (listener->type == UV_TCP) {
+        /* A reply is one write, and nothing follows it: waiting to fill a segment would
+         * only delay it. That it failed means that the peer has left; reading will tell. */
+        (void)uv_tcp_nodelay(&conn->uv.tcp, 1);
+    }
+    start_reading(conn);
+}
+
+bool
+fb_conn_peer(const fb_conn *conn, struct sockaddr_storage *addr)
+{
+    int len = sizeof(*addr);
+    return conn->uv.handle.type == UV_TCP && conn->state != FB_CONN_CLOSING &&
+           uv_tcp_getpeername(&conn->uv.tcp, (struct sockaddr *)addr, &len) == 0;
+}

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One peer. All functions belong to the thread of the connection's server.
+ *
+ * Any function may close a connection; none but libuv's closing phase frees one, so a
+ * conn pointer stays good for the rest of the callback it was used in, and for as long
+ * as a slot of the collecting batch names it. Re-read conn->state after any call that
+ * may flush.
+ */
+#ifndef FB_IO_CONN_H
+#define FB_IO_CONN_H
+
+#include "core/batch.h"
+#include "io/exchange.h"
+#include "io/times.h"
+
+#include <uv.h>
+
+typedef struct fb_server fb_server;
+
+/*
+ * state     meaning                                event -> next
+ * OPEN      reading and parsing                    output does not leave at once -> PAUSED;
+ *                                                  bad request, reply says close, peer's EOF
+ *                                                  with replies owed -> DRAINING; EOF or stop
+ *                                                  with nothing owed, error -> CLOSING
+ * PAUSED    not reading; output is on its way      all sent -> OPEN; as OPEN otherwise
+ * DRAINING  parses nothing more; sends what it     all sent -> LINGERING when the peer may
+ *           owes                                   still be sending, else CLOSING
+ * LINGERING said goodbye; reads and discards, so   EOF, error, time-out -> CLOSING
+ *           that the last reply is not lost
+ * CLOSING   uv_close was called                    closed -> back to the pool
+ */
+typedef enum fb_conn_state {
+    FB_CONN_OPEN,
+    FB_CONN_PAUSED,
+    FB_CONN_DRAINING,
+    FB_CONN_LINGERING,
+    FB_CONN_CLOSING,
+} fb_conn_state;
+
+/* What a connection waits for; each has its time-out. */
+typedef enum fb_wait {
+    FB_WAIT_REQUEST, /* the first byte of one */
+    FB_WAIT_HEAD,    /* the rest of a head */
+    FB_WAIT_BODY,    /* the rest of a body */
+    FB_WAIT_WRITE,   /* the peer to read */
+    FB_WAIT_GOODBYE, /* the peer to close, LINGERING */
+    FB_WAIT_KINDS,
+} fb_wait;
+
+typedef struct fb_conn {
+    union {
+        uv_handle_t handle;
+        uv_stream_t stream;
+        uv_tcp_t tcp;
+        uv_pipe_t pipe;
+    } uv;
+    fb_time_node wait_node; /* in server->waits[wait] */
+    fb_server *server;      /* kept */
+    fb_exchange *exchange;  /* NULL while idle */
+    struct fb_conn *next_touched; /* in server->touched */
+    struct fb_conn *next_ready;   /* in server->ready */
+    struct fb_conn *prev;         /* in server->conns */
+    struct fb_conn *next;         /* there, or in the pool */
+    fb_conn_state state;
+    fb_wait wait;
+    uint32_t n_slots;      /* of the collecting batch, or of the one being dispatched */
+    uint32_t n_answered;   /* of those */
+    int reject_status;     /* an error reply that is owed, or 0 */
+    bool is_touched;       /* in server->touched */
+    bool is_ready;         /* in server->ready */
+    bool is_parsing;       /* parse is on the stack */
+    bool is_writing;       /* write is in flight */
+    bool is_reading;       /* libuv reads */
+    bool has_peer_eof;     /* the peer sends nothing more */
+    bool wants_goodbye;    /* the server ends it: the peer may still be sending */
+    bool is_last_answered; /* a reply that says close was given: further ones are dropped */
+    size_t n_queued;       /* bytes of the write in flight */
+    size_t n_left;         /* of those, not yet taken by the kernel at the last look */
+    uv_write_t write;
+    uv_shutdown_t shutdown;
+} fb_conn;
+
+/* Accept a connection from listener. When there is no memory, or the peer has left
+ * already, nothing is kept of it. */
+void fb_conn_accept(fb_server *server, uv_stream_t *listener);
+
+/* Parse what the connection has received, filling slots of the batch. */
+void fb_conn_parse(fb_conn *conn);
+
+/* Send what was answered so far. */
+void fb_conn_flush(fb_conn *conn);
+
+/* All slots of the connection are answered: flush and go on. */
+void fb_conn_settle(fb_conn *conn);
+
+/* The wait of the connection is over: answer 408 or close, as its state asks. */
+void fb_conn_expire(fb_conn *conn);
+
+/* Returns the connection that waits with node. */
+fb_conn *fb_conn_of_wait(fb_time_node *node);
+
+/* Close; for any state, any number of times. */
+void fb_conn_close(fb_conn *conn);
+
+/* Returns whether nothing is owed and nothing of a request has come. */
+bool fb_conn_is_idle(const fb_conn *conn);
+
+/* Returns where the reply of a slot goes, or NULL when it is to be dropped: the peer has
+ * left, or a reply before it ended the connection. Valid until the next flush. */
+fb_out *fb_conn_out(fb_conn *conn);
+
+/* The reply of a slot was put into fb_conn_out; keep_alive: as its head says. */
+void fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive);
+
+/* Returns the peer's address in *addr and true, or false when it has none (unix). */
+bool fb_conn_peer(const fb_conn *conn, struct sockaddr_storage *addr);
+
+#endif

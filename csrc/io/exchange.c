@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Taking exchanges from their pool and giving them back.
+ */
+#include "io/exchange.h"
+
+void
+fb_exchange_pool_init(fb_exchange_pool *pool, const fb_limits *limits, fb_heap *heap)
+{
+    *pool = (fb_exchange_pool){.limits = limits, .heap = heap};
+}
+
+static void
+free_exchange(fb_exchange_pool *pool, fb_exchange *exchange)
+{
+    fb_buf_fini(&exchange->in);
+    fb_out_fini(&exchange->filling);
+    fb_out_fini(&exchange->sending);
+    fb_heap_give(pool->heap, exchange);
+}
+
+void
+fb_exchange_pool_fini(fb_exchange_pool *pool)
+{
+    while (pool->first != NULL) {
+        fb_exchange *exchange = pool->first;
+        pool->first = exchange->next;
+        free_exchange(pool, exchange);
+    }
+    pool->n_items = 0;
+}
+
+static fb_exchange *
+new_exchange(fb_exchange_pool *pool)
+{
+    fb_exchange *exchange = fb_heap_take(pool->heap, sizeof(*exchange));
+    if (exchange == NULL) {
+        return NULL;
+    }
+    fb_buf_init(&exchange->in, pool->heap);
+    fb_out_init(&exchange->filling, pool->heap);
+    fb_out_init(&exchange->sending, pool->heap);
+    return exchange;
+}
+
+fb_exchange *
+fb_exchange_take(fb_exchange_pool *pool)
+{
+    fb_exchange *exchange = pool->first;
+    if (exchange != NULL) {
+        pool->first = exchange->next;
+        pool->n_items--;
+    } else {
+        exchange = new_exchange(pool);
+    }
+    if (exchange != NULL) {
+        fb_http_init(&exchange->http, pool->limits);
+    }
+    return exchange;
+}
+
+/* Make an out that may have something left as good as new. */
+static void
+clear_out(fb_out *out)
+{
+    if (fb_out_is_empty(out)) {
+        fb_out_reset(out);
+    } else {
+        fb_out_fini(out);
+    }
+}
+
+void
+fb_exchange_give(fb_exchange_pool *pool, fb_exchange *exchange)
+{
+    clear_out(&exchange->filling);
+    clear_out(&exchange->sending);
+    fb_buf_reset(&exchange->in, FB_KEEP_BYTES);
+    if (pool->n_items >= FB_POOL_ITEMS) {
+        free_exchange(pool, exchange);
+        return;
+    }
+    exchange->next = pool->first;
+    pool->first = exchange;
+    pool->n_items++;
+}

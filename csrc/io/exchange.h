@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What a connection needs only while it has something to do: parser, input, output.
+ *
+ * An idle connection holds none of it, so that thousands of them cost little; the pool
+ * hands the most recently used one out first, which is the one still in the caches.
+ */
+#ifndef FB_IO_EXCHANGE_H
+#define FB_IO_EXCHANGE_H
+
+#include "core/http.h"
+#include "core/out.h"
+
+typedef struct fb_exchange {
+    fb_http http;             /* parses in */
+    fb_buf in;                /* bytes received; slots point into it while in a batch */
+    fb_out filling;           /* takes replies */
+    fb_out sending;           /* never grows or moves while a write is in flight */
+    struct fb_exchange *next; /* in the pool */
+} fb_exchange;
+
+typedef struct fb_exchange_pool {
+    fb_exchange *first;
+    size_t n_items;
+    const fb_limits *limits; /* kept, for the parsers */
+    fb_heap *heap;           /* kept */
+} fb_exchange_pool;
+
+/* Keeps limits and heap until the end of pool. */
+void fb_exchange_pool_init(fb_exchange_pool *pool, const fb_limits *limits, fb_heap *heap);
+void fb_exchange_pool_fini(fb_exchange_pool *pool);
+
+/* Returns an exchange ready for the first byte of a request, or NULL for want of memory. */
+fb_exchange *fb_exchange_take(fb_exchange_pool *pool);
+
+/* Takes exchange; what it still has to send is released unsent. */
+void fb_exchange_give(fb_exchange_pool *pool, fb_exchange *exchange);
+
+#endif

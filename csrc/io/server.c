@@ -1,0 +1,605 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The loop of one worker. An iteration reads and parses (poll phase), then hands the
+ * batch over and writes the replies (check phase); a full batch is handed over at once.
+ *
+ * What must not be done here: look into requests or replies. That is core's and the
+ * binding's.
+ */
+#include "io/server.h"
+
+#include <assert.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+/* ---- the dispatch point ---------------------------------------------------------- */
+
+void
+fb_server_touch(fb_server *server, fb_conn *conn)
+{
+    if (!conn->is_touched) {
+        conn->is_touched = true;
+        conn->next_touched = server->touched;
+        server->touched = conn;
+    }
+}
+
+/* Settle all that were touched. Settling may touch again, but not the batch: what is left
+ * to parse is made ready instead, so that this never calls itself. */
+static void
+settle_touched(fb_server *server)
+{
+    fb_conn *conn = server->touched;
+    server->touched = NULL;
+    while (conn != NULL) {
+        fb_conn *next = conn->next_touched;
+        conn->is_touched = false;
+        fb_conn_settle(conn);
+        conn = next;
+    }
+}
+
+static void
+answer_unanswered(fb_server *server)
+{
+    for (size_t i = 0; i < server->batch.n_slots; i++) {
+        fb_slot *slot = &server->batch.slots[i];
+        if (slot->is_answered) {
+            continue;
+        }
+        bool keep_alive = slot->req.keep_alive && fb_server_keeps_alive(server);
+        fb_out *out = fb_conn_out(slot->owner);
+        if (out != NULL && !fb_reply_plain(&out->bytes, &server->stamp, 500,
+                                           slot->req.is_head, slot->req.minor == 0,
+                                           keep_alive)) {
+            out->has_failed = true;
+        }
+        fb_conn_answered(slot->owner, slot, keep_alive);
+    }
+}
+
+static void
+locate_slots(fb_batch *batch)
+{
+    for (size_t i = 0; i < batch->n_slots; i++) {
+        fb_slot *slot = &batch->slots[i];
+        const fb_conn *conn = slot->owner;
+        slot->data = conn->exchange->in.data + slot->req.start;
+    }
+}
+
+static void
+update_stamp(fb_server *server)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    fb_stamp_update(&server->stamp, now.tv_sec);
+}
+
+void
+fb_server_dispatch(fb_server *server)
+{
+    fb_batch *batch = &server->batch;
+    fb_count_add(&server->stats.n_batches, 1);
+    fb_count_add(&server->stats.n_requests, batch->n_slots);
+    fb_count_add(&server->stats.batch_sizes[batch->n_slots], 1);
+    locate_slots(batch);
+    update_stamp(server);
+    server->flushed_at = uv_hrtime();
+    if (!server->ops->dispatch(server->owner, batch)) {
+        fb_server_stop(server, FB_STOP_GRACEFUL);
+    }
+    answer_unanswered(server);
+    fb_batch_reset(batch);
+    uv_update_time(&server->loop);
+    settle_touched(server);
+}
+
+bool
+fb_server_is_flush_due(const fb_server *server)
+{
+    return uv_hrtime() - server->flushed_at > FB_EARLY_FLUSH_NS;
+}
+
+void
+fb_server_flush(fb_server *server)
+{
+    for (fb_conn *conn = server->touched; conn != NULL; conn = conn->next_touched) {
+        fb_conn_flush(conn);
+    }
+    server->flushed_at = uv_hrtime();
+}
+
+static void
+on_idle(uv_idle_t *idle)
+{
+    (void)idle; /* that it is active keeps the loop from waiting */
+}
+
+void
+fb_server_make_ready(fb_server *server, fb_conn *conn)
+{
+    if (!conn->is_ready) {
+        conn->is_ready = true;
+        conn->next_ready = server->ready;
+        server->ready = conn;
+        uv_idle_start(&server->idle, on_idle);
+    }
+}
+
+static void
+parse_ready(fb_server *server)
+{
+    fb_conn *conn = server->ready;
+    server->ready = NULL;
+    while (conn != NULL) {
+        fb_conn *next = conn->next_ready;
+        conn->is_ready = false;
+        if (conn->state == FB_CONN_OPEN) {
+            fb_conn_parse(conn);
+        }
+        conn = next;
+    }
+}
+
+/* Do all that can be done without the loop: it ends, because nothing is read here. */
+static void
+work_off(fb_server *server)
+{
+    while (server->batch.n_slots > 0 || server->touched != NULL || server->ready != NULL) {
+        parse_ready(server);
+        if (server->batch.n_slots > 0) {
+            fb_server_dispatch(server);
+        } else {
+            update_stamp(server);
+            settle_touched(server);
+        }
+    }
+}
+
+/* ---- stopping ------------------------------------------------------------------ */
+
+static void
+close_handle(uv_handle_t *handle)
+{
+    if (handle->type != UV_UNKNOWN_HANDLE && !uv_is_closing(handle)) {
+        uv_close(handle, NULL);
+    }
+}
+
+static void
+close_listeners(fb_server *server)
+{
+    for (size_t i = 0; i < server->n_listeners; i++) {
+        close_handle(&server->listeners[i].uv.handle);
+    }
+}
+
+static void
+close_conns(fb_server *server, bool only_idle)
+{
+    for (fb_conn *conn = server->conns; conn != NULL; conn = conn->next) {
+        if (!only_idle || fb_conn_is_idle(conn)) {
+            fb_conn_close(conn);
+        }
+    }
+}
+
+/* Without these the loop ends, once the connections have. */
+static void
+close_own_handles(fb_server *server)
+{
+    close_handle((uv_handle_t *)&server->check);
+    close_handle((uv_handle_t *)&server->tick);
+    close_handle((uv_handle_t *)&server->grace);
+    close_handle((uv_handle_t *)&server->idle);
+    close_handle((uv_handle_t *)&server->stop);
+    close_handle((uv_handle_t *)&server->wakeup);
+}
+
+static void
+close_everything(fb_server *server)
+{
+    close_listeners(server);
+    close_conns(server, false);
+    close_own_handles(server);
+}
+
+static void
+on_grace_over(uv_timer_t *grace)
+{
+    fb_server *server = grace->data;
+    server->stopping = FB_STOP_NOW;
+    close_everything(server);
+}
+
+static void
+begin_stop(fb_server *server, fb_stop stop)
+{
+    if (server->stopping >= stop) {
+        return;
+    }
+    server->stopping = stop;
+    if (stop == FB_STOP_NOW) {
+        close_everything(server);
+        return;
+    }
+    uv_idle_start(&server->idle, on_idle);
+    if (server->limits.graceful_timeout_ms > 0) {
+        uv_timer_start(&server->grace, on_grace_over, server->limits.graceful_timeout_ms,
+                       0);
+    }
+}
+
+bool
+fb_server_closes_idle(const fb_server *server)
+{
+    return server->stopping != FB_STOP_NO && server->stop_step >= 3;
+}
+
+/* A graceful stop, once an iteration. The first lets in who already stands at the door,
+ * the second reads what they sent; then whoever has nothing to ask is sent away. */
+static void
+step_stop(fb_server *server)
+{
+    if (server->stopping != FB_STOP_GRACEFUL) {
+        return;
+    }
+    server->stop_step++;
+    if (server->stop_step == 2) {
+        close_listeners(server);
+    } else if (server->stop_step == 3) {
+        close_conns(server, true);
+    }
+    if (server->stop_step >= 3 && fb_count_get(&server->n_conns) == 0) {
+        close_own_handles(server);
+    }
+}
+
+static void
+on_stop(uv_async_t *async)
+{
+    fb_server *server = async->data;
+    begin_stop(server, (fb_stop)atomic_load(&server->stop_wanted));
+}
+
+void
+fb_server_stop(fb_server *server, fb_stop stop)
+{
+    int wanted = atomic_load(&server->stop_wanted);
+    while (wanted < (int)stop &&
+           !atomic_compare_exchange_weak(&server->stop_wanted, &wanted, (int)stop)) {
+    }
+    uv_async_send(&server->stop);
+}
+
+/* ---- callbacks of the loop ------------------------------------------------------- */
+
+static void
+on_check(uv_check_t *check)
+{
+    fb_server *server = check->data;
+    work_off(server);
+    step_stop(server);
+    if (server->stopping == FB_STOP_NO || fb_server_closes_idle(server)) {
+        uv_idle_stop(&server->idle);
+    }
+    server->ops->rest(server->owner);
+}
+
+static void
+on_tick(uv_timer_t *tick)
+{
+    fb_server *server = tick->data;
+    uint64_t now = uv_now(&server->loop);
+    for (size_t i = 0; i < FB_WAIT_KINDS; i++) {
+        fb_time_node *node;
+        while ((node = fb_times_expired(&server->waits[i], now)) != NULL) {
+            fb_conn *conn = fb_conn_of_wait(node);
+            fb_times_stop(node);
+            fb_conn_expire(conn);
+        }
+    }
+    work_off(server);
+}
+
+static void
+drain(int fd)
+{
+    char bytes[64];
+    while (read(fd, bytes, sizeof(bytes)) == (ssize_t)sizeof(bytes)) {
+    }
+}
+
+static void
+on_wakeup(uv_poll_t *wakeup, int status, int events)
+{
+    (void)events;
+    fb_server *server = wakeup->data;
+    if (status == 0) {
+        drain(server->wakeup_fd);
+    } else {
+        uv_poll_stop(wakeup);
+    }
+    if (!server->ops->wakeup(server->owner)) {
+        begin_stop(server, FB_STOP_GRACEFUL);
+    }
+}
+
+/* ---- connections ----------------------------------------------------------------- */
+
+static bool
+is_full(const fb_server *server)
+{
+    return fb_count_get(&server->n_conns) >= server->limits.max_connections;
+}
+
+static void
+on_connection(uv_stream_t *stream, int status)
+{
+    fb_listener *listener = stream->data;
+    if (status != 0) {
+        return; /* the peer has left, or the table of files is full */
+    }
+    if (is_full(listener->server)) {
+        listener->is_held = true; /* libuv waits until the connection is accepted */
+        return;
+    }
+    fb_conn_accept(listener->server, stream);
+}
+
+static void
+accept_held(fb_server *server)
+{
+    for (size_t i = 0; i < server->n_listeners && !is_full(server); i++) {
+        fb_listener *listener = &server->listeners[i];
+        if (listener->is_held && !uv_is_closing(&listener->uv.handle)) {
+            listener->is_held = false;
+            fb_conn_accept(server, &listener->uv.stream);
+        }
+    }
+}
+
+static fb_conn *
+take_conn(fb_server *server)
+{
+    fb_conn *conn = server->free_conns;
+    if (conn == NULL) {
+        return fb_heap_take(&server->heap, sizeof(*conn));
+    }
+    server->free_conns = conn->next;
+    server->n_free_conns--;
+    memset(conn, 0, sizeof(*conn));
+    return conn;
+}
+
+fb_conn *
+fb_server_new_conn(fb_server *server)
+{
+    fb_conn *conn = take_conn(server);
+    if (conn == NULL) {
+        return NULL;
+    }
+    conn->server = server;
+    conn->next = server->conns;
+    if (conn->next != NULL) {
+        conn->next->prev = conn;
+    }
+    server->conns = conn;
+    fb_count_add(&server->n_conns, 1);
+    if (fb_count_get(&server->n_conns) == 1) {
+        uv_timer_start(&server->tick, on_tick, server->tick_ms, server->tick_ms);
+    }
+    return conn;
+}
+
+static void
+unlink_conn(fb_server *server, fb_conn *conn)
+{
+    if (conn->prev != NULL) {
+        conn->prev->next = conn->next;
+    } else {
+        server->conns = conn->next;
+    }
+    if (conn->next != NULL) {
+        conn->next->prev = conn->prev;
+    }
+    fb_count_add(&server->n_conns, (uint64_t)-1);
+}
+
+void
+fb_server_conn_gone(fb_server *server, fb_conn *conn)
+{
+    unlink_conn(server, conn);
+    if (server->n_free_conns < FB_POOL_ITEMS) {
+        conn->next = server->free_conns;
+        server->free_conns = conn;
+        server->n_free_conns++;
+    } else {
+        fb_heap_give(&server->heap, conn);
+    }
+    if (fb_count_get(&server->n_conns) == 0) {
+        uv_timer_stop(&server->tick);
+        if (server->stopping == FB_STOP_GRACEFUL && server->stop_step >= 3) {
+            close_own_handles(server);
+        }
+    }
+    accept_held(server);
+}
+
+/* ---- opening and closing ----------------------------------------------------------- */
+
+static int
+socket_family(int fd)
+{
+    struct sockaddr_storage addr;
+    socklen_t len = sizeof(addr);
+    if (getsockname(fd, (struct sockaddr *)&addr, &len) != 0) {
+        return uv_translate_sys_error(errno);
+    }
+    return addr.ss_family;
+}
+
+static int
+open_stream(fb_server *server, fb_listener *listener, int fd)
+{
+    int family = socket_family(fd);
+    if (family < 0) {
+        return family;
+    }
+    if (family == AF_UNIX) {
+        int error = uv_pipe_init(&server->loop, &listener->uv.pipe, 0);
+        return error != 0 ? error : uv_pipe_open(&listener->uv.pipe, fd);
+    }
+    int error = uv_tcp_init(&server->loop, &listener->uv.tcp);
+    return error != 0 ? error : uv_tcp_open(&listener->uv.tcp, fd);
+}
+
+static int
+open_listener(fb_server *server, int fd)
+{
+    fb_listener *listener = &server->listeners[server->n_listeners];
+    listener->server = server;
+    int error = open_stream(server, listener, fd);
+    if (error != 0) {
+        close_handle(&listener->uv.handle);
+        return error;
+    }
+    server->n_listeners++;
+    listener->uv.handle.data = listener;
+    return uv_listen(&listener->uv.stream, server->limits.backlog, on_connection);
+}
+
+static int
+open_listeners(fb_server *server, const fb_server_setup *setup)
+{
+    if (setup->n_fds == 0) {
+        return UV_EINVAL;
+    }
+    server->listeners =
+        fb_heap_take(&server->heap, setup->n_fds * sizeof(*server->listeners));
+    if (server->listeners == NULL) {
+        return UV_ENOMEM;
+    }
+    for (size_t i = 0; i < setup->n_fds; i++) {
+        int error = open_listener(server, setup->fds[i]);
+        if (error != 0) {
+            return error;
+        }
+    }
+    return 0;
+}
+
+static int
+open_wakeup(fb_server *server, int fd)
+{
+    server->wakeup_fd = fd;
+    if (fd < 0) {
+        return 0;
+    }
+    int error = uv_poll_init(&server->loop, &server->wakeup, fd);
+    if (error != 0) {
+        return error;
+    }
+    server->wakeup.data = server;
+    return uv_poll_start(&server->wakeup, UV_READABLE, on_wakeup);
+}
+
+static int
+open_own_handles(fb_server *server)
+{
+    uv_loop_t *loop = &server->loop;
+    uv_check_init(loop, &server->check); /* these never fail */
+    uv_timer_init(loop, &server->tick);
+    uv_timer_init(loop, &server->grace);
+    uv_idle_init(loop, &server->idle);
+    server->check.data = server;
+    server->tick.data = server;
+    server->grace.data = server;
+    uv_check_start(&server->check, on_check);
+    int error = uv_async_init(loop, &server->stop, on_stop);
+    server->stop.data = server;
+    return error;
+}
+
+static uint64_t
+min_wait(const fb_server *server)
+{
+    uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < FB_WAIT_KINDS; i++) {
+        uint64_t wait_ms = server->waits[i].wait_ms;
+        if (wait_ms > 0 && wait_ms < least) {
+            least = wait_ms;
+        }
+    }
+    return least;
+}
+
+static void
+init_waits(fb_server *server)
+{
+    const fb_limits *limits = &server->limits;
+    fb_times_init(&server->waits[FB_WAIT_REQUEST], limits->keepalive_timeout_ms);
+    fb_times_init(&server->waits[FB_WAIT_HEAD], limits->head_timeout_ms);
+    fb_times_init(&server->waits[FB_WAIT_BODY], limits->body_timeout_ms);
+    fb_times_init(&server->waits[FB_WAIT_WRITE], limits->write_timeout_ms);
+    fb_times_init(&server->waits[FB_WAIT_GOODBYE], FB_LINGER_TIMEOUT_MS);
+    uint64_t tick = min_wait(server) / 4;
+    tick = tick > FB_TICK_MAX_MS ? FB_TICK_MAX_MS : tick;
+    server->tick_ms = tick < FB_TICK_MIN_MS ? FB_TICK_MIN_MS : tick;
+}
+
+int
+fb_server_open(fb_server *server, const fb_server_setup *setup)
+{
+    assert(strlen(setup->server_value) < sizeof(server->server_value));
+    server->limits = *setup->limits;
+    server->ops = setup->ops;
+    server->owner = setup->owner;
+    server->wakeup_fd = -1;
+    memcpy(server->server_value, setup->server_value, strlen(setup->server_value) + 1);
+    fb_stamp_init(&server->stamp, server->server_value);
+    fb_batch_init(&server->batch, server->limits.batch_size);
+    fb_exchange_pool_init(&server->exchanges, &server->limits, &server->heap);
+    init_waits(server);
+    int error = uv_loop_init(&server->loop);
+    if (error != 0) {
+        return error;
+    }
+    server->has_loop = true;
+    error = open_own_handles(server);
+    if (error != 0) {
+        return error;
+    }
+    error = open_listeners(server, setup);
+    return error != 0 ? error : open_wakeup(server, setup->wakeup_fd);
+}
+
+int
+fb_server_run(fb_server *server)
+{
+    return uv_run(&server->loop, UV_RUN_DEFAULT) < 0 ? UV_EIO : 0;
+}
+
+void
+fb_server_close(fb_server *server)
+{
+    if (server->has_loop) {
+        server->stopping = FB_STOP_NOW;
+        close_everything(server);
+        uv_run(&server->loop, UV_RUN_DEFAULT);
+        int error = uv_loop_close(&server->loop);
+        assert(error == 0);
+        (void)error;
+        server->has_loop = false;
+    }
+    while (server->free_conns != NULL) {
+        fb_conn *conn = server->free_conns;
+        server->free_conns = conn->next;
+        fb_heap_give(&server->heap, conn);
+    }
+    fb_exchange_pool_fini(&server->exchanges);
+    fb_heap_give(&server->heap, server->listeners);
+    server->listeners = NULL;
+    assert(server->heap.n_held == 0);
+}

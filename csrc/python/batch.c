@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The Batch type: a sequence of Requests, and reply() to answer them.
+ */
+#include "python/batch.h"
+
+#include "python/reply.h"
+
+py_batch *
+py_batch_new(const py_state *state)
+{
+    allocfunc alloc = PyType_GetSlot(state->batch_type, Py_tp_alloc);
+    return (py_batch *)alloc(state->batch_type, 0);
+}
+
+static void
+batch_dealloc(PyObject *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc free_slot = PyType_GetSlot(type, Py_tp_free);
+    free_slot(self);
+    Py_DECREF(type);
+}
+
+static Py_ssize_t
+batch_length(PyObject *self)
+{
+    return (Py_ssize_t)((py_batch *)self)->n_slots;
+}
+
+static PyObject *
+batch_item(PyObject *self, Py_ssize_t i)
+{
+    py_batch *batch = (py_batch *)self;
+    if (i < 0 || (size_t)i >= batch->n_slots) {
+        PyErr_SetString(PyExc_IndexError, "no such slot");
+        return NULL;
+    }
+    return Py_XNewRef((PyObject *)py_server_request(batch->server, (size_t)i));
+}
+
+static PyObject *
+batch_slice(PyObject *self, PyObject *slice)
+{
+    Py_ssize_t start, stop, step;
+    if (PySlice_Unpack(slice, &start, &stop, &step) < 0) {
+        return NULL;
+    }
+    Py_ssize_t n = PySlice_AdjustIndices(batch_length(self), &start, &stop, step);
+    PyObject *part = PyTuple_New(n);
+    for (Py_ssize_t i = 0; part != NULL && i < n; i++) {
+        PyObject *request = batch_item(self, start + i * step);
+        if (request == NULL || PyTuple_SetItem(part, i, request) < 0) {
+            Py_CLEAR(part);
+        }
+    }
+    return part;
+}
+
+static PyObject *
+batch_subscript(PyObject *self, PyObject *key)
+{
+    if (PySlice_Check(key)) {
+        return batch_slice(self, key);
+    }
+    Py_ssize_t i = PyNumber_AsSsize_t(key, PyExc_IndexError);
+    if (i == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    return batch_item(self, i < 0 ? i + batch_length(self) : i);
+}
+
+/* ---- reply ----------------------------------------------------------------------- */
+
+/* Returns the slot that may be answered now, or NULL with an exception set. */
+static fb_slot *
+find_slot(py_batch *batch, PyObject *index)
+{
+    Py_ssize_t i = PyNumber_AsSsize_t(index, PyExc_IndexError);
+    if (i == -1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    if (batch->server == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "the dispatch of this batch is over");
+        return NULL;
+    }
+    if (i < 0 || (size_t)i >= batch->n_slots) {
+        PyErr_Format(PyExc_IndexError, "there is no slot %zd in a batch of %zu", i,
+                     batch->n_slots);
+        return NULL;
+    }
+    fb_slot *slot = &batch->server->server->batch.slots[i];
+    if (slot->is_answered) {
+        PyErr_Format(PyExc_RuntimeError, "slot %zd is answered already", i);
+        return NULL;
+    }
+    const fb_conn *conn = slot->owner;
+    if (slot->turn != conn->n_answered) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "slot %zd was pipelined behind one that is not answered yet", i);
+        return NULL;
+    }
+    return slot;
+}
+
+/* A batch that runs for long sends what it has, so that nobody waits for the slowest. */
+static void
+flush_if_due(py_server *server)
+{
+    if (fb_server_is_flush_due(server->server)) {
+        py_server_detach(server);
+        fb_server_flush(server->server);
+        py_server_attach(server);
+    }
+}
+
+static PyObject *
+batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
+{
+    if (n_args != 2) {
+        return PyErr_Format(PyExc_TypeError, "reply() takes 2 arguments, not %zd", n_args);
+    }
+    py_batch *batch = (py_batch *)self;
+    fb_slot *slot = find_slot(batch, args[0]);
+    if (slot == NULL || py_reply_answer(batch->server, slot, args[1]) < 0) {
+        return NULL;
+    }
+    if (batch->n_slots > 1) {
+        flush_if_due(batch->server);
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- the type -------------------------------------------------------------------- */
+
+/* METH_FASTCALL functions have a signature of their own; the cast is CPython's idiom. */
+static PyMethodDef batch_methods[] = {
+    {"reply", (PyCFunction)(void (*)(void))batch_reply, METH_FASTCALL,
+     PyDoc_STR("reply(index, reply, /)\n--\n\nAnswer slot index.\n\nRaises:\n"
+               "    ReplyError: reply is no reply; the slot is still unanswered.\n"
+               "    IndexError: there is no such slot.\n"
+               "    RuntimeError: the slot is answered already, one that it was pipelined\n"
+               "        behind is not, or the dispatch is over.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot batch_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("The requests that were ready together, in slots 0 to "
+                                  "len(batch) - 1.")},
+    {Py_tp_dealloc, batch_dealloc},
+    {Py_tp_methods, batch_methods},
+    {Py_sq_length, batch_length},
+    {Py_sq_item, batch_item},
+    {Py_mp_length, batch_length},
+    {Py_mp_subscript, batch_subscript},
+    {0, NULL},
+};
+
+PyType_Spec py_batch_spec = {
+    .name = "fastbatch.Batch",
+    .basicsize = sizeof(py_batch),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE | Py_TPFLAGS_SEQUENCE |
+             Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = batch_slots,
+};

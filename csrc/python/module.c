@@ -1,0 +1,305 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The module fastbatch._core: its state, its constants, its types.
+ *
+ * exec stores each object in the state at once and returns on the first failure; clear
+ * takes whatever is there.
+ */
+#include "core/http.h"
+#include "core/limits.h"
+#include "python/state.h"
+
+#include <uv.h>
+
+void
+py_log_exception(const py_state *state, const char *message)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    PyObject *error = PyObject_GetAttrString(state->logger, "error");
+    PyObject *args = Py_BuildValue("(s)", message);
+    PyObject *kwargs = Py_BuildValue("{sO}", "exc_info", raised);
+    PyObject *result = NULL;
+    if (error != NULL && args != NULL && kwargs != NULL) {
+        result = PyObject_Call(error, args, kwargs);
+    }
+    if (result == NULL) {
+        PyErr_WriteUnraisable(state->logger); /* logging failed: the last resort */
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(kwargs);
+    Py_XDECREF(args);
+    Py_XDECREF(error);
+    Py_XDECREF(raised);
+}
+
+/* ---- constants --------------------------------------------------------------------- */
+
+typedef struct limit {
+    const char *name;
+    long long value;
+} limit;
+
+static const limit limits[] = {
+    {"batch_slots", FB_BATCH_SLOTS},
+    {"backlog", FB_BACKLOG},
+    {"max_target", FB_MAX_TARGET},
+    {"max_headers", FB_MAX_HEADERS},
+    {"headers_bound", FB_HEADERS_BOUND},
+    {"max_head", FB_MAX_HEAD},
+    {"head_bound", FB_HEAD_BOUND},
+    {"max_body", FB_MAX_BODY},
+    {"body_bound", FB_BODY_BOUND},
+    {"max_connections", FB_MAX_CONNECTIONS},
+    {"method_bytes", FB_METHOD_BYTES},
+    {"chunk_framing", FB_CHUNK_FRAMING},
+    {"output_high_water", FB_OUTPUT_HIGH_WATER},
+    {"zero_copy_bytes", FB_ZERO_COPY_BYTES},
+    {"keepalive_timeout_ms", FB_KEEPALIVE_TIMEOUT_MS},
+    {"head_timeout_ms", FB_HEAD_TIMEOUT_MS},
+    {"body_timeout_ms", FB_BODY_TIMEOUT_MS},
+    {"write_timeout_ms", FB_WRITE_TIMEOUT_MS},
+    {"graceful_timeout_ms", FB_GRACEFUL_TIMEOUT_MS},
+    {"linger_timeout_ms", FB_LINGER_TIMEOUT_MS},
+};
+
+/* Add dict to the module as a read-only mapping. Takes dict, which may be NULL. */
+static int
+add_mapping(PyObject *module, const char *name, PyObject *dict)
+{
+    PyObject *proxy = dict != NULL ? PyDictProxy_New(dict) : NULL;
+    int error = proxy != NULL ? PyModule_AddObjectRef(module, name, proxy) : -1;
+    Py_XDECREF(proxy);
+    Py_XDECREF(dict);
+    return error;
+}
+
+static int
+add_limits(PyObject *module)
+{
+    PyObject *dict = PyDict_New();
+    for (size_t i = 0; dict != NULL && i < sizeof(limits) / sizeof(limits[0]); i++) {
+        PyObject *value = PyLong_FromLongLong(limits[i].value);
+        if (value == NULL || PyDict_SetItemString(dict, limits[i].name, value) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(value);
+    }
+    return add_mapping(module, "LIMITS", dict);
+}
+
+static int
+add_versions(PyObject *module)
+{
+    PyObject *llhttp = PyUnicode_FromFormat("%d.%d.%d", LLHTTP_VERSION_MAJOR,
+                                            LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
+    PyObject *dict = Py_BuildValue("{sssN}", "libuv", uv_version_string(), "llhttp",
+                                   llhttp);
+    return add_mapping(module, "VERSIONS", dict);
+}
+
+/* ---- what the types share ------------------------------------------------------------ */
+
+static PyObject *
+import_attr(const char *module_name, const char *name)
+{
+    PyObject *module = PyImport_ImportModule(module_name);
+    PyObject *attr = module != NULL ? PyObject_GetAttrString(module, name) : NULL;
+    Py_XDECREF(module);
+    return attr;
+}
+
+static PyObject *
+make_logger(void)
+{
+    PyObject *get_logger = import_attr("logging", "getLogger");
+    PyObject *logger =
+        get_logger != NULL ? PyObject_CallFunction(get_logger, "s", "fastbatch") : NULL;
+    Py_XDECREF(get_logger);
+    return logger;
+}
+
+/* The methods of llhttp by its numbers; gaps are NULL. */
+#define METHOD_ROW(number, name, string) [number] = #string,
+static const char *const method_names[PY_N_METHODS] = {HTTP_ALL_METHOD_MAP(METHOD_ROW)};
+#undef METHOD_ROW
+
+static PyObject *
+make_names(void)
+{
+    PyObject *names = PyTuple_New(PY_N_METHODS);
+    for (Py_ssize_t i = 0; names != NULL && i < PY_N_METHODS; i++) {
+        const char *text = method_names[i] != NULL ? method_names[i] : "";
+        PyObject *name = PyUnicode_InternFromString(text);
+        if (name == NULL || PyTuple_SetItem(names, i, name) < 0) {
+            Py_CLEAR(names);
+        }
+    }
+    return names;
+}
+
+static int
+make_strings(py_state *state)
+{
+    state->empty_str = PyUnicode_InternFromString("");
+    state->empty_bytes = PyBytes_FromString("");
+    state->http = PyUnicode_InternFromString("http");
+    state->version_10 = PyUnicode_InternFromString("1.0");
+    state->version_11 = PyUnicode_InternFromString("1.1");
+    state->close = PyUnicode_InternFromString("close");
+    bool ok = state->empty_str != NULL && state->empty_bytes != NULL &&
+              state->http != NULL && state->version_10 != NULL &&
+              state->version_11 != NULL && state->close != NULL;
+    return ok ? 0 : -1;
+}
+
+static int
+make_imports(py_state *state)
+{
+    if ((state->logger = make_logger()) == NULL ||
+        (state->parse_qs = import_attr("urllib.parse", "parse_qs")) == NULL ||
+        (state->json_loads = import_attr("json", "loads")) == NULL ||
+        (state->keys_view = import_attr("collections.abc", "KeysView")) == NULL ||
+        (state->values_view = import_attr("collections.abc", "ValuesView")) == NULL ||
+        (state->items_view = import_attr("collections.abc", "ItemsView")) == NULL) {
+        return -1;
+    }
+    return 0;
+}
+
+/* ---- types ------------------------------------------------------------------------- */
+
+static PyTypeObject *
+add_type(PyObject *module, PyType_Spec *spec)
+{
+    PyTypeObject *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    if (type != NULL && PyModule_AddType(module, type) < 0) {
+        Py_CLEAR(type);
+    }
+    return type;
+}
+
+/* isinstance(headers, collections.abc.Mapping) and the like are true. */
+static int
+register_abc(const char *abc_name, PyTypeObject *type)
+{
+    PyObject *abc = import_attr("collections.abc", abc_name);
+    PyObject *result =
+        abc != NULL ? PyObject_CallMethod(abc, "register", "O", type) : NULL;
+    Py_XDECREF(result);
+    Py_XDECREF(abc);
+    return result != NULL ? 0 : -1;
+}
+
+static int
+make_types(PyObject *module, py_state *state)
+{
+    if ((state->request_type = add_type(module, &py_request_spec)) == NULL ||
+        (state->headers_type = add_type(module, &py_headers_spec)) == NULL ||
+        (state->batch_type = add_type(module, &py_batch_spec)) == NULL ||
+        (state->server_type = add_type(module, &py_server_spec)) == NULL ||
+        register_abc("Mapping", state->headers_type) < 0 ||
+        register_abc("Sequence", state->batch_type) < 0) {
+        return -1;
+    }
+    state->reply_error = PyErr_NewExceptionWithDoc(
+        "fastbatch.ReplyError",
+        "What a handler returned is no reply; the message says what is wrong with it.",
+        PyExc_ValueError, NULL);
+    if (state->reply_error == NULL) {
+        return -1;
+    }
+    return PyModule_AddObjectRef(module, "ReplyError", state->reply_error);
+}
+
+/* ---- the module -------------------------------------------------------------------- */
+
+static int
+module_exec(PyObject *module)
+{
+    py_state *state = PyModule_GetState(module);
+    if ((state->names = make_names()) == NULL || make_strings(state) < 0 ||
+        make_imports(state) < 0 || make_types(module, state) < 0 ||
+        add_limits(module) < 0 || add_versions(module) < 0) {
+        return -1;
+    }
+    return 0;
+}
+
+static int
+module_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    py_state *state = PyModule_GetState(module);
+    Py_VISIT(state->request_type);
+    Py_VISIT(state->headers_type);
+    Py_VISIT(state->batch_type);
+    Py_VISIT(state->server_type);
+    Py_VISIT(state->reply_error);
+    Py_VISIT(state->logger);
+    Py_VISIT(state->parse_qs);
+    Py_VISIT(state->json_loads);
+    Py_VISIT(state->keys_view);
+    Py_VISIT(state->values_view);
+    Py_VISIT(state->items_view);
+    return 0;
+}
+
+static int
+module_clear(PyObject *module)
+{
+    py_state *state = PyModule_GetState(module);
+    Py_CLEAR(state->request_type);
+    Py_CLEAR(state->headers_type);
+    Py_CLEAR(state->batch_type);
+    Py_CLEAR(state->server_type);
+    Py_CLEAR(state->reply_error);
+    Py_CLEAR(state->logger);
+    Py_CLEAR(state->parse_qs);
+    Py_CLEAR(state->json_loads);
+    Py_CLEAR(state->keys_view);
+    Py_CLEAR(state->values_view);
+    Py_CLEAR(state->items_view);
+    Py_CLEAR(state->names);
+    Py_CLEAR(state->empty_str);
+    Py_CLEAR(state->empty_bytes);
+    Py_CLEAR(state->http);
+    Py_CLEAR(state->version_10);
+    Py_CLEAR(state->version_11);
+    Py_CLEAR(state->close);
+    return 0;
+}
+
+static void
+module_free(void *module)
+{
+    (void)module_clear(module);
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+#ifdef Py_MOD_PER_INTERPRETER_GIL_SUPPORTED
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_MOD_GIL_NOT_USED
+    {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+    {0, NULL},
+};
+
+PyModuleDef py_module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "fastbatch._core",
+    .m_doc = "The C side of fastbatch: loop, parser, batches, replies.",
+    .m_size = sizeof(py_state),
+    .m_slots = module_slots,
+    .m_traverse = module_traverse,
+    .m_clear = module_clear,
+    .m_free = module_free,
+};
+
+PyMODINIT_FUNC PyInit__core(void);
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&py_module_def);
+}

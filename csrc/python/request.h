@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Request: a window on one slot, and on a copy of its own once the dispatch is over.
+ *
+ * Every attribute is made when first read. A worker reuses the same objects batch after
+ * batch; one that the handler kept is given its own copy and left to the handler.
+ */
+#ifndef FB_PYTHON_REQUEST_H
+#define FB_PYTHON_REQUEST_H
+
+#include "io/conn.h"
+#include "python/state.h"
+
+typedef struct py_request {
+    PyObject_HEAD
+    const fb_request *req; /* the slot's, or in own */
+    const char *data;      /* the message's first byte, or in own */
+    fb_conn *conn;         /* during the dispatch; NULL later */
+    void *own;             /* the copy, or NULL */
+    PyObject *target;      /* these five: made when first read, or NULL */
+    PyObject *path;
+    PyObject *query_string;
+    PyObject *body;
+    PyObject *client;
+} py_request;
+
+/* Returns a new Request that shows nothing yet, or NULL with an exception set. */
+py_request *py_request_new(const py_state *state);
+
+/* Show a slot. Keeps slot until py_request_part. */
+void py_request_show(py_request *request, const fb_slot *slot);
+
+/* The dispatch is over. Takes request: forgotten values and true when it may show another
+ * slot; false when the handler kept it, which then has its own copy (or, without memory
+ * for that, is empty). */
+bool py_request_part(py_request *request);
+
+#endif

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The Server type: one worker. serve() detaches for as long as the loop runs and attaches
+ * for a dispatch, for Python's signal handlers, for a stream's next items, and to let go
+ * of bodies that were sent.
+ */
+#include "python/server.h"
+
+#include "python/batch.h"
+#include "python/body.h"
+
+#include <unistd.h>
+
+/* ---- attaching --------------------------------------------------------------------- */
+
+void
+py_server_attach(py_server *self)
+{
+    PyEval_RestoreThread(self->thread);
+}
+
+void
+py_server_detach(py_server *self)
+{
+    self->thread = PyEval_SaveThread();
+}
+
+bool
+py_server_keep_raised(py_server *self)
+{
+    if (PyErr_ExceptionMatches(PyExc_Exception)) {
+        return false;
+    }
+    PyObject *raised = PyErr_GetRaisedException();
+    if (self->raised == NULL) {
+        self->raised = raised;
+    } else {
+        Py_DECREF(raised); /* the first one is what the user asked for */
+    }
+    return true;
+}
+
+/* ---- dispatch ---------------------------------------------------------------------- */
+
+py_request *
+py_server_request(py_server *self, size_t i)
+{
+    if (self->requests[i] == NULL) {
+        self->requests[i] = py_request_new(self->state);
+        if (self->requests[i] == NULL) {
+            return NULL;
+        }
+    }
+    if (self->requests[i]->req == NULL) {
+        py_request_show(self->requests[i], &self->server->batch.slots[i]);
+    }
+    return self->requests[i];
+}
+
+static bool
+begin_batch(py_server *self, size_t n_slots)
+{
+    if (self->batch == NULL) {
+        self->batch = py_batch_new(self->state);
+        if (self->batch == NULL) {
+            return false;
+        }
+    }
+    self->batch->server = self;
+    self->batch->n_slots = n_slots;
+    return true;
+}
+
+/* The batch shows nothing any more; Requests that the handler kept become its own. */
+static void
+end_batch(py_server *self, size_t n_slots)
+{
+    for (size_t i = 0; i < n_slots; i++) {
+        py_request *request = self->requests[i];
+        if (request != NULL && request->req != NULL && !py_request_part(request)) {
+            self->requests[i] = NULL;
+        }
+    }
+    if (self->batch == NULL) {
+        return;
+    }
+    self->batch->server = NULL;
+    self->batch->n_slots = 0;
+    if (Py_REFCNT(self->batch) > 1) {
+        Py_CLEAR(self->batch); /* kept: it stays empty, and is not shown again */
+    }
+}
+
+/* Returns false when an exception is kept that stops the server. */
+static bool
+judge_exception(py_server *self, const char *message)
+{
+    if (py_server_keep_raised(self)) {
+        return false;
+    }
+    py_log_exception(self->state, message);
+    return true;
+}
+
+static bool
+on_dispatch(void *owner, fb_batch *batch)
+{
+    py_server *self = owner;
+    py_server_attach(self);
+    PyObject *result = NULL;
+    if (begin_batch(self, batch->n_slots)) {
+        result = PyObject_CallOneArg(self->dispatcher, (PyObject *)self->batch);
+    }
+    bool goes_on = result != NULL || judge_exception(self, "the dispatcher failed");
+    Py_XDECREF(result);
+    end_batch(self, batch->n_slots);
+    py_body_drop_released(self);
+    py_server_detach(self);
+    return goes_on;
+}
+
+static bool
+on_wakeup(void *owner)
+{
+    py_server *self = owner;
+    py_server_attach(self);
+    bool goes_on =
+        PyErr_CheckSignals() == 0 || judge_exception(self, "a signal handler failed");
+    py_server_detach(self);
+    return goes_on;
+}
+
+static void
+on_rest(void *owner)
+{
+    py_server *self = owner;
+    if (self->released != NULL) {
+        py_server_attach(self);
+        py_body_drop_released(self);
+        py_server_detach(self);
+    }
+}
+
+static const fb_server_ops ops = {
+    .dispatch = on_dispatch,
+    .wakeup = on_wakeup,
+    .rest = on_rest,
+};
+
+/* ---- construction ------------------------------------------------------------------ */
+
+static int
+raise_uv(int error)
+{
+    /* libuv's codes are negated errno values on every system that we build for. */
+    PyObject *args = Py_BuildValue("(is)", -error, uv_strerror(error));
+    if (args != NULL) {
+        PyErr_SetObject(PyExc_OSError, args);
+        Py_DECREF(args);
+    }
+    return -1;
+}
+
+static void
+close_fds(const int *fds, size_t from, size_t n)
+{
+    for (size_t i = from; i < n; i++) {
+        close(fds[i]);
+    }
+}
+
+/* Returns the descriptors as an array of *n to be freed, or NULL with an exception set. */
+static int *
+read_fds(PyObject *listeners, size_t *n)
+{
+    PyObject *tuple = PySequence_Tuple(listeners);
+    if (tuple == NULL) {
+        return NULL;
+    }
+    Py_ssize_t size = PyTuple_Size(tuple);
+    int *fds = PyMem_Calloc((size_t)size + 1, sizeof(int));
+    for (Py_ssize_t i = 0; fds != NULL && i < size; i++) {
+        fds[i] = PyObject_AsFileDescriptor(PyTuple_GetItem(tuple, i));
+        if (fds[i] < 0) {
+            PyMem_Free(fds);
+            Py_DECREF(tuple);
+            return NULL;
+        }
+    }
+    Py_DECREF(tuple);
+    if (fds == NULL) {
+        PyErr_NoMemory();
+    }
+    *n = (size_t)size;
+    return fds;
+}
+
+/* The Python layer says what is allowed, option by option; this only keeps C safe. */
+static int
+check_limits(const fb_limits *limits, const char *server_value)
+{
+    if (limits->batch_size < 1 || limits->batch_size > FB_BATCH_SLOTS ||
+        limits->max_headers < 1 || limits->max_headers > FB_HEADERS_BOUND ||
+        limits->max_target < 1 || limits->max_target > FB_HEAD_BOUND ||
+        limits->max_head < 1 || limits->max_head > FB_HEAD_BOUND ||
+        limits->max_body > FB_BODY_BOUND || limits->max_connections < 1 ||
+        limits->backlog < 1 || strlen(server_value) >= FB_SERVER_VALUE_BYTES ||
+        !fb_field_value_is_valid(server_value, strlen(server_value))) {
+        PyErr_SetString(PyExc_ValueError, "a limit is out of its bounds");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+open_server(py_server *self, fb_server_setup *setup)
+{
+    self->server = PyMem_RawCalloc(1, sizeof(fb_server));
+    if (self->server == NULL) {
+        close_fds(setup->fds, 0, setup->n_fds);
+        PyErr_NoMemory();
+        return -1;
+    }
+    int error = fb_server_open(self->server, setup);
+    if (error != 0) {
+        size_t n_taken = self->server->n_listeners;
+        fb_server_close(self->server);
+        close_fds(setup->fds, n_taken, setup->n_fds);
+        self->is_closed = true;
+        return raise_uv(error);
+    }
+    return 0;
+}
+
+static int
+server_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {
+        "dispatcher",         "listeners",         "batch_size",
+        "backlog",            "max_target",        "max_headers",
+        "max_head",           "max_body",          "max_connections",
+        "keepalive_timeout_ms", "head_timeout_ms", "body_timeout_ms",
+        "write_timeout_ms",   "graceful_timeout_ms", "server_header",
+        "wakeup_fd",          NULL,
+    };
+    py_server *self = (py_server *)op;
+    PyObject *dispatcher, *listeners;
+    fb_limits limits = {0};
+    unsigned long long waits[5];
+    const char *server_value;
+    int wakeup_fd;
+    Py_ssize_t sizes[6];
+    if (!PyArg_ParseTupleAndKeywords(
+            args, kwargs, "OO$ninnnnnKKKKKyi:Server", names, &dispatcher, &listeners,
+            &sizes[0], &limits.backlog, &sizes[1], &sizes[2], &sizes[3], &sizes[4],
+            &sizes[5], &waits[0], &waits[1], &waits[2], &waits[3], &waits[4],
+            &server_value, &wakeup_fd)) {
+        return -1;
+    }
+    if (self->server != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a Server is initialised once");
+        return -1;
+    }
+    limits.batch_size = (size_t)sizes[0];
+    limits.max_target = (size_t)sizes[1];
+    limits.max_headers = (size_t)sizes[2];
+    limits.max_head = (size_t)sizes[3];
+    limits.max_body = (size_t)sizes[4];
+    limits.max_connections = (size_t)sizes[5];
+    limits.keepalive_timeout_ms = waits[0];
+    limits.head_timeout_ms = waits[1];
+    limits.body_timeout_ms = waits[2];
+    limits.write_timeout_ms = waits[3];
+    limits.graceful_timeout_ms = waits[4];
+    if (check_limits(&limits, server_value) < 0) {
+        return -1;
+    }
+    size_t n_fds;
+    int *fds = read_fds(listeners, &n_fds);
+    if (fds == NULL) {
+        return -1;
+    }
+    self->state = py_state_of_type(Py_TYPE(op));
+    self->dispatcher = Py_NewRef(dispatcher);
+    fb_server_setup setup = {
+        .limits = &limits,
+        .fds = fds,
+        .n_fds = n_fds,
+        .server_value = server_value,
+        .wakeup_fd = wakeup_fd,
+        .ops = &ops,
+        .owner = self,
+    };
+    int error = open_server(self, &setup);
+    PyMem_Free(fds);
+    return error;
+}
+
+/* ---- methods ----------------------------------------------------------------------- */
+
+/* Returns 0 when serve may begin, or -1 with an exception set. */
+static int
+begin_serving(py_server *self)
+{
+    int error = -1;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->server == NULL || self->is_closed || self->is_serving) {
+        PyErr_SetString(PyExc_RuntimeError, "a Server serves once");
+    } else {
+        self->is_serving = true;
+        error = 0;
+    }
+    Py_END_CRITICAL_SECTION();
+    return error;
+}
+
+/* From here on stop() leaves the loop alone. */
+static void
+end_serving(py_server *self)
+{
+    Py_BEGIN_CRITICAL_SECTION(self);
+    self->is_serving = false;
+    self->is_closed = true;
+    Py_END_CRITICAL_SECTION();
+}
+
+static PyObject *
+server_serve(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    py_server *self = (py_server *)op;
+    if (begin_serving(self) < 0) {
+        return NULL;
+    }
+    py_server_detach(self);
+    int error = fb_server_run(self->server);
+    py_server_attach(self);
+    end_serving(self);
+    fb_server_close(self->server);
+    py_body_drop_released(self);
+    if (self->raised != NULL) {
+        PyErr_SetRaisedException(self->raised);
+        self->raised = NULL;
+        return NULL;
+    }
+    if (error != 0) {
+        raise_uv(error);
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+server_stop(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"now", NULL};
+    py_server *self = (py_server *)op;
+    int now = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:stop", names, &now)) {
+        return NULL;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->server != NULL && !self->is_closed) {
+        fb_server_stop(self->server, now ? FB_STOP_NOW : FB_STOP_GRACEFUL);
+    }
+    Py_END_CRITICAL_SECTION();
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+list_batch_sizes(const fb_stats *stats)
+{
+    PyObject *sizes = PyList_New(FB_BATCH_SLOTS + 1);
+    for (Py_ssize_t i = 0; sizes != NULL && i <= FB_BATCH_SLOTS; i++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(fb_count_get(&stats->batch_sizes[i]));
+        if (count == NULL || PyList_SetItem(sizes, i, count) < 0) {
+            Py_CLEAR(sizes);
+        }
+    }
+    return sizes;
+}
+
+static PyObject *
+server_stats(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    const fb_server *server = ((py_server *)op)->server;
+    if (server == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this Server was not initialised");
+        return NULL;
+    }
+    const fb_stats *stats = &server->stats;
+    return Py_BuildValue(
+        "{sKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests), "batches",
+        fb_count_get(&stats->n_batches), "connections", fb_count_get(&stats->n_conns),
+        "open_connections", fb_count_get(&server->n_conns), "bytes_received",
+        fb_count_get(&stats->n_bytes_received), "bytes_sent",
+        fb_count_get(&stats->n_bytes_sent), "rejected", fb_count_get(&stats->n_rejected),
+        "timed_out", fb_count_get(&stats->n_timed_out), "allocations",
+        fb_count_get(&server->heap.n_taken), "batch_sizes", list_batch_sizes(stats));
+}
+
+/* ---- the type ---------------------------------------------------------------------- */
+
+static int
+server_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    py_server *self = (py_server *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->dispatcher);
+    Py_VISIT(self->raised);
+    return 0;
+}
+
+static int
+server_clear(PyObject *op)
+{
+    py_server *self = (py_server *)op;
+    Py_CLEAR(self->dispatcher);
+    Py_CLEAR(self->raised);
+    Py_CLEAR(self->batch);
+    for (size_t i = 0; i < FB_BATCH_SLOTS; i++) {
+        Py_CLEAR(self->requests[i]);
+    }
+    return 0;
+}
+
+static void
+server_dealloc(PyObject *op)
+{
+    py_server *self = (py_server *)op;
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    if (self->server != NULL) {
+        fb_server_close(self->server);
+        py_body_drop_released(self);
+        PyMem_RawFree(self->server);
+    }
+    server_clear(op);
+    freefunc free_slot = PyType_GetSlot(type, Py_tp_free);
+    free_slot(op);
+    Py_DECREF(type);
+}
+
+/* METH_KEYWORDS functions have a signature of their own; the cast is CPython's idiom. */
+static PyMethodDef server_methods[] = {
+    {"serve", server_serve, METH_NOARGS,
+     PyDoc_STR("serve()\n--\n\nRun the loop on this thread until it is stopped.")},
+    {"stop", (PyCFunction)(void (*)(void))server_stop, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("stop(now=False)\n--\n\nFrom any thread: stop accepting, answer what has "
+               "arrived, end; with now end at once.")},
+    {"stats", server_stats, METH_NOARGS,
+     PyDoc_STR("stats()\n--\n\nCounters since the start.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot server_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("One worker: one event loop with its listeners and its "
+                                  "batches.")},
+    {Py_tp_init, server_init},
+    {Py_tp_dealloc, server_dealloc},
+    {Py_tp_traverse, server_traverse},
+    {Py_tp_clear, server_clear},
+    {Py_tp_methods, server_methods},
+    {0, NULL},
+};
+
+PyType_Spec py_server_spec = {
+    .name = "fastbatch._core.Server",
+    .basicsize = sizeof(py_server),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = server_slots,
+};

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The module's state: every object that its types share. Made by exec, read-only after.
+ */
+#ifndef FB_PYTHON_STATE_H
+#define FB_PYTHON_STATE_H
+
+#include "python/compat.h"
+
+#define PY_N_METHODS 64 /* more than llhttp has */
+
+typedef struct py_state {
+    PyTypeObject *request_type;
+    PyTypeObject *headers_type;
+    PyTypeObject *batch_type;
+    PyTypeObject *server_type;
+    PyObject *reply_error;
+    PyObject *logger;     /* logging.getLogger("fastbatch") */
+    PyObject *parse_qs;   /* urllib.parse.parse_qs */
+    PyObject *json_loads; /* json.loads */
+    PyObject *keys_view;  /* of collections.abc, as are the next two */
+    PyObject *values_view;
+    PyObject *items_view;
+    PyObject *names;      /* a tuple of interned str: the methods, by llhttp's number */
+    PyObject *empty_str;
+    PyObject *empty_bytes;
+    PyObject *http;       /* "http" */
+    PyObject *version_10; /* "1.0" */
+    PyObject *version_11; /* "1.1" */
+    PyObject *close;      /* "close" */
+} py_state;
+
+extern PyModuleDef py_module_def;
+
+/* Returns the state of the module that type belongs to. Borrowed. */
+static inline py_state *
+py_state_of_type(PyTypeObject *type)
+{
+    return PyType_GetModuleState(type);
+}
+
+/* Log message through logging, with the exception that is set and its traceback; none is
+ * set afterwards. */
+void py_log_exception(const py_state *state, const char *message);
+
+extern PyType_Spec py_request_spec;
+extern PyType_Spec py_headers_spec;
+extern PyType_Spec py_batch_spec;
+extern PyType_Spec py_server_spec;
+
+#endif

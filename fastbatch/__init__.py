@@ -1,0 +1,29 @@
+"""An HTTP/1.1 server that enters Python once per batch of requests.
+
+>>> import fastbatch
+>>> def hello(request):
+...     return "Hello, World!"
+>>> fastbatch.run(hello)  # doctest: +SKIP
+"""
+
+from importlib.metadata import version
+
+from fastbatch._config import Options
+from fastbatch._core import Batch, Headers, ReplyError, Request
+from fastbatch._reply import HTTPError, Response
+from fastbatch._server import Server, run
+
+__all__ = [
+    "Batch",
+    "HTTPError",
+    "Headers",
+    "Options",
+    "ReplyError",
+    "Request",
+    "Response",
+    "Server",
+    "__version__",
+    "run",
+]
+
+__version__ = version("fastbatch")

@@ -1,0 +1,202 @@
+"""The command line: ``fastbatch module:handler``, ``python -m fastbatch``.
+
+Its flags are the table of options, the ``FASTBATCH_*`` variables the same once more.
+It ends with 0 after a stop in good order, 1 if the server or the handler's module
+failed, 2 if what it was told is wrong, and 130 after a second Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from . import __version__, _core
+from ._config import BINDING, ENV_PREFIX, OPTIONS, SHORTHANDS, OneOf, Option, Options
+from ._load import LoadError, load_handler
+from ._server import Server, serve
+from ._sockets import BindError
+
+_FAILED = 1
+_MISUSED = 2
+_INTERRUPTED = 130  # as a shell reports a program that SIGINT ended
+
+_LOG_LEVEL = Option(
+    "log_level",
+    "Logging",
+    OneOf("debug", "info", "warning", "error", "critical"),
+    "The least severe messages of fastbatch that are shown, on stderr. Logging that the"
+    " handler's module sets up is left as it is.",
+    "info",
+)
+
+_EPILOG = f"""\
+Each option can be set by a variable too: {ENV_PREFIX}BATCH_SIZE for --batch-size;
+several addresses in {ENV_PREFIX}BIND are separated by commas. The command line wins
+over the environment."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one sentence, not three lines of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_MISUSED, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve as the command line says. Returns the exit status."""
+    try:
+        return _run(_parser(), arguments)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
+    given = vars(parser.parse_args(arguments))
+    name = given.pop("handler")
+    try:
+        log_level = _log_level(given)
+        options = Options.from_env(**_values(given))
+    except (TypeError, ValueError) as error:
+        parser.error(str(error))
+    # As for a script: what is in the working directory can be imported.
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        handler = load_handler(name)
+    except LoadError as error:
+        parser.error(str(error))
+    except Exception as error:  # noqa: BLE001 - it is the user's, whatever it is
+        _print_user_traceback(error)
+        return _failed(parser, f"{name} cannot be imported: see above")
+    try:
+        server = Server(handler, options)
+    except TypeError as error:  # the handler's signature
+        parser.error(f"{name}: {error}")
+    _set_up_logging(log_level)
+    try:
+        serve(server)
+    except BindError as error:
+        return _failed(parser, error.sentence("--bind"))
+    except OSError as error:
+        return _failed(parser, f"cannot serve: {error}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m fastbatch" if __name__ == "__main__" else "fastbatch",
+        usage="%(prog)s [options] module:handler",
+        description="Serve the handler that module:handler names over HTTP/1.1.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument(
+        "handler",
+        metavar="module:handler",
+        help="what answers the requests: app:hello is hello in app.py",
+    )
+    parser.add_argument("-h", "--help", action="help", help="show this and exit")
+    parser.add_argument(
+        "--version", action="version", version=_version(), help="show it and exit"
+    )
+    groups: dict[str, argparse._ArgumentGroup] = {}
+    for option in _table():
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        _add_flag(groups[option.group], option)
+    return parser
+
+
+def _table() -> list[Option]:
+    """The options in the order of --help: the shorthands next to --bind."""
+    bind, *others = OPTIONS
+    assert bind.group == BINDING
+    return [bind, *SHORTHANDS, *others, _LOG_LEVEL]
+
+
+def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
+    description = option.description.replace("%", "%%")
+    if option not in SHORTHANDS:
+        description += f" [default: {option.rule.format(option.default)}]"
+    group.add_argument(
+        option.flag,
+        # Texts: argparse would word a bad value in its own way.
+        action="append" if option.name == "bind" else "store",
+        default=argparse.SUPPRESS,
+        metavar=option.rule.metavar,
+        help=description,
+    )
+
+
+def _values(given: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given, as the arguments of run()."""
+    if "bind" in given and ("host" in given or "port" in given):
+        raise ValueError("--bind and --host or --port were both given: choose one")
+    values = {}
+    for option in _table():
+        if option.name not in given:
+            continue
+        text = given[option.name]
+        if option.name == "bind":
+            label = " ".join(f"{option.flag} {one}" for one in text)
+            values["bind"] = option.check(text, label)
+        else:
+            values[option.name] = option.parse(text, f"{option.flag} {text}")
+    return values
+
+
+def _log_level(given: dict[str, Any]) -> str:
+    """--log-level, taken out of ``given``, or its variable, or its default."""
+    level: str = _LOG_LEVEL.default
+    if _LOG_LEVEL.name in given:
+        text = given.pop(_LOG_LEVEL.name)
+        level = _LOG_LEVEL.parse(text, f"{_LOG_LEVEL.flag} {text}")
+    elif _LOG_LEVEL.variable in os.environ:
+        text = os.environ[_LOG_LEVEL.variable]
+        level = _LOG_LEVEL.parse(text, f"{_LOG_LEVEL.variable}={text!r}")
+    return level
+
+
+def _set_up_logging(level: str) -> None:
+    """Show the messages of fastbatch on stderr.
+
+    To be called once the handler's module is imported: basicConfig() does nothing then
+    if that has set up logging.
+    """
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("fastbatch").setLevel(level.upper())
+
+
+def _print_user_traceback(error: Exception) -> None:
+    """Print the traceback of ``error`` from where the user's module starts."""
+
+    def is_ours(frame: TracebackType) -> bool:
+        name = frame.tb_frame.f_globals.get("__name__", "")
+        return name.partition(".")[0] in {__package__, "importlib", "__main__"}
+
+    frames = error.__traceback__
+    while frames is not None and is_ours(frames):
+        frames = frames.tb_next
+    traceback.print_exception(error.with_traceback(frames))
+
+
+def _failed(parser: argparse.ArgumentParser, message: str) -> int:
+    print(f"{parser.prog}: {message}", file=sys.stderr)
+    return _FAILED
+
+
+def _version() -> str:
+    libraries = (f"{name} {version}" for name, version in _core.VERSIONS.items())
+    return f"fastbatch {__version__} ({', '.join(libraries)})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

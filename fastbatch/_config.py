@@ -1,0 +1,530 @@
+"""Every option: its name, default, rule and description, once.
+
+``run()``, the command line, the ``FASTBATCH_*`` variables and the documentation are all
+made from the fields of ``Options``. Values are read and judged here and nowhere else;
+the C extension only asserts them. Nothing here opens, imports or starts anything.
+
+To add an option: a field of ``Options``, its type in ``OptionArguments``, and what
+``_server.py`` gives to the C extension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import logging
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypedDict, Unpack
+
+from ._core import LIMITS
+from ._sockets import BIND_FORMS, MAX_PORT, format_host, parse_bind
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+ENV_PREFIX = "FASTBATCH_"
+
+# One milliseconds counter of 32 bits; nobody means a longer time-out.
+_MAX_SECONDS = (2**31 - 1) // 1000
+
+_logger = logging.getLogger("fastbatch")
+
+
+class Refusal(Exception):  # noqa: N818 - it is turned into a TypeError or ValueError
+    """A value that its rule does not allow; the message says what is."""
+
+    def __init__(self, reason: str, error: type[Exception] = ValueError) -> None:
+        super().__init__(reason)
+        self.error = error  # what the user is given
+
+
+# ---- rules: what a value may be, in Python and as text ----------------------------
+
+
+class Rule:
+    """What an option may be. ``check`` takes a Python value, ``parse`` a text."""
+
+    metavar: str  # what stands for the value in --help
+    unit: str = ""
+
+    def check(self, value: Any) -> Any:
+        """The value as it is kept. Raises Refusal."""
+        raise NotImplementedError
+
+    def parse(self, text: str) -> Any:
+        """The value that ``text`` writes, checked. Raises Refusal."""
+        return self.check(text)
+
+    def format(self, value: Any) -> str:
+        """``value`` as ``parse`` reads it."""
+        return str(value)
+
+
+class Integer(Rule):
+    """A whole number; a bool is none."""
+
+    def __init__(self, low: int, high: int, unit: str = "") -> None:
+        self.low = low
+        self.high = high
+        self.unit = unit
+        self.metavar = "BYTES" if unit == "bytes" else "N"
+
+    @property
+    def allowed(self) -> str:
+        unit = f" ({self.unit})" if self.unit else ""
+        return f"it must be an integer from {self.low} to {self.high}{unit}"
+
+    def check(self, value: Any) -> int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise Refusal(self.allowed, TypeError)
+        number = operator.index(value)
+        if not self.low <= number <= self.high:
+            raise Refusal(self.allowed)
+        return number
+
+    def parse(self, text: str) -> int:
+        try:
+            return self.check(int(text))
+        except ValueError:
+            raise Refusal(self.allowed) from None
+
+
+class Mode(Integer):
+    """Permission bits of a file, in octal where they are text."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 0o777)
+        self.metavar = "OCTAL"
+
+    @property
+    def allowed(self) -> str:
+        return "it must be permission bits in octal, from 0 to 0o777"
+
+    def parse(self, text: str) -> int:
+        try:
+            return self.check(int(text, 8))
+        except ValueError:
+            raise Refusal(self.allowed) from None
+
+    def format(self, value: int) -> str:
+        return f"{value:o}"
+
+
+class Seconds(Rule):
+    """A time-out; 0 is none."""
+
+    metavar = "SECONDS"
+    unit = "seconds"
+    allowed = f"it must be a number of seconds from 0 (none) to {_MAX_SECONDS}"
+
+    def check(self, value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise Refusal(self.allowed, TypeError)
+        if not 0 <= value <= _MAX_SECONDS:  # false for nan
+            raise Refusal(self.allowed)
+        return float(value)
+
+    def parse(self, text: str) -> float:
+        try:
+            return self.check(float(text))
+        except ValueError:
+            raise Refusal(self.allowed) from None
+
+    def format(self, value: float) -> str:
+        return f"{value:g}"
+
+
+class OneOf(Rule):
+    """One of a few words."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+        self.metavar = "|".join(words)
+
+    def check(self, value: Any) -> str:
+        allowed = "it must be " + " or ".join(repr(word) for word in self.words)
+        if not isinstance(value, str):
+            raise Refusal(allowed, TypeError)
+        if value not in self.words:
+            raise Refusal(allowed)
+        return value
+
+
+class FieldValue(Rule):
+    """The value of a header field that we send: RFC 9110 5.5, and ASCII."""
+
+    metavar = "TEXT"
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise Refusal("it must be a str", TypeError)
+        # A CR or LF here would end the field and start one of an attacker's making.
+        if not (value.isascii() and value.isprintable()) or value != value.strip():
+            raise Refusal("it must be printable ASCII with no space at either end")
+        return value
+
+    def format(self, value: str) -> str:
+        return value or "''"
+
+
+class Binds(Rule):
+    """Addresses to listen on; as text, separated by commas."""
+
+    metavar = "ADDRESS"
+    allowed = f"it must be {BIND_FORMS}, or a sequence of these"
+
+    def check(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = (value,)
+        if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
+            raise Refusal(self.allowed, TypeError)
+        texts = tuple(value)
+        if not texts:
+            raise Refusal(self.allowed)
+        for text in texts:
+            self._check_one(text, is_only=len(texts) == 1)
+        for text in texts:
+            if texts.count(text) > 1:
+                raise Refusal(f"it has {text} twice")
+        return texts
+
+    def _check_one(self, text: Any, *, is_only: bool) -> None:
+        if not isinstance(text, str):
+            raise Refusal(self.allowed, TypeError)
+        try:
+            parse_bind(text)
+        except ValueError as error:
+            where = "" if is_only else f"{text!r}: "
+            raise Refusal(f"{where}{error}") from None
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return self.check(tuple(part.strip() for part in text.split(",")))
+
+    def format(self, value: tuple[str, ...]) -> str:
+        return ",".join(value)
+
+
+class Host(Rule):
+    """The ``host`` of run(): a name or an address, without brackets."""
+
+    metavar = "HOST"
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise Refusal("it must be a str, a host name or an IP address", TypeError)
+        try:
+            parse_bind(f"{format_host(value)}:0")
+        except ValueError:
+            raise Refusal("it must be a host name or an IP address") from None
+        return value
+
+
+# ---- the options ------------------------------------------------------------------
+
+BINDING = "Binding"
+BATCHING = "Batching"
+LIMITING = "Limits"
+TIMING = "Time-outs"
+REPLYING = "Replies"
+
+
+def _option(default: Any, group: str, rule: Rule, description: str) -> Any:
+    metadata = {"group": group, "rule": rule, "description": description}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def _seconds(name: str) -> float:
+    milliseconds: int = LIMITS[f"{name}_ms"]
+    return milliseconds / 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a server may be told: immutable, and valid once it is made.
+
+    ``bind`` and the time-outs are normalised: a tuple of str, and floats.
+
+    Raises:
+        TypeError, ValueError: a value is not allowed; the message says which one and
+            what is.
+    """
+
+    bind: tuple[str, ...] = _option(
+        (f"{DEFAULT_HOST}:{DEFAULT_PORT}",),
+        BINDING,
+        Binds(),
+        "Where to listen: host:port, [ipv6]:port, :port (all addresses of this"
+        " machine), unix:path, fd:number (a socket that the parent process opened) or"
+        " systemd (the sockets of the .socket unit). Several may be given. Port 0 is"
+        " any free one.",
+    )
+    unix_mode: int = _option(
+        0o666,
+        BINDING,
+        Mode(),
+        "The permissions of a unix socket; by default anybody on this machine may"
+        " connect, as with a port of 127.0.0.1.",
+    )
+    backlog: int = _option(
+        LIMITS["backlog"],
+        BINDING,
+        Integer(1, 65535, "connections"),
+        "New connections that may wait in the kernel to be accepted. Beyond it they"
+        " are refused or retried by the client's system.",
+    )
+    interface: str = _option(
+        "auto",
+        BATCHING,
+        OneOf("auto", "request"),
+        "How the handler is called: request (one Request, returns a reply), or auto"
+        " (found out from its signature).",
+    )
+    batch_size: int = _option(
+        LIMITS["batch_slots"],
+        BATCHING,
+        Integer(1, LIMITS["batch_slots"], "requests"),
+        "The most requests that are handed over together. Others wait for the next"
+        " batch.",
+    )
+    max_target: int = _option(
+        LIMITS["max_target"],
+        LIMITING,
+        Integer(1, LIMITS["head_bound"], "bytes"),
+        "The longest request target (path and query). Beyond it the client gets 414.",
+    )
+    max_headers: int = _option(
+        LIMITS["max_headers"],
+        LIMITING,
+        Integer(1, LIMITS["headers_bound"], "header fields"),
+        "The most header fields of a request. Beyond it the client gets 431.",
+    )
+    max_head: int = _option(
+        LIMITS["max_head"],
+        LIMITING,
+        Integer(1, LIMITS["head_bound"], "bytes"),
+        "The longest request head, from the request line to the empty line. Beyond it"
+        " the client gets 431.",
+    )
+    max_body: int = _option(
+        LIMITS["max_body"],
+        LIMITING,
+        Integer(0, LIMITS["body_bound"], "bytes"),
+        "The longest request body; it is held in memory. Beyond it the client gets"
+        " 413.",
+    )
+    max_connections: int = _option(
+        LIMITS["max_connections"],
+        LIMITING,
+        Integer(1, 1_000_000, "connections"),
+        "The most open connections. Beyond it new ones wait in the backlog.",
+    )
+    keepalive_timeout: float = _option(
+        _seconds("keepalive_timeout"),
+        TIMING,
+        Seconds(),
+        "How long a connection may be idle between two requests. Then it is closed.",
+    )
+    head_timeout: float = _option(
+        _seconds("head_timeout"),
+        TIMING,
+        Seconds(),
+        "How long a request head may take to arrive. Then the client gets 408.",
+    )
+    body_timeout: float = _option(
+        _seconds("body_timeout"),
+        TIMING,
+        Seconds(),
+        "How long a request body may pause while it arrives. Then the client gets 408.",
+    )
+    write_timeout: float = _option(
+        _seconds("write_timeout"),
+        TIMING,
+        Seconds(),
+        "How long the client may read nothing of its reply. Then the connection is"
+        " closed.",
+    )
+    graceful_timeout: float = _option(
+        _seconds("graceful_timeout"),
+        TIMING,
+        Seconds(),
+        "How long the last replies may take after a stop. Then all connections are"
+        " closed.",
+    )
+
+    server_header: str = _option(
+        "fastbatch",
+        REPLYING,
+        FieldValue(),
+        "The Server header of each reply; empty for none.",
+    )
+
+    def __post_init__(self) -> None:
+        for option in OPTIONS:
+            value = getattr(self, option.name)
+            checked = option.check(value, f"{option.name}={value!r}")
+            object.__setattr__(self, option.name, checked)
+
+    @classmethod
+    def from_arguments(cls, **arguments: Unpack[OptionArguments]) -> Self:
+        """The options that ``arguments`` say, with ``host`` and ``port`` for ``bind``.
+
+        Raises:
+            TypeError: there is no option of that name, or as for ``Options()``.
+            ValueError: ``bind`` and ``host`` or ``port``, or as for ``Options()``.
+        """
+        return cls(**_without_shorthands(arguments))
+
+    @classmethod
+    def from_env(cls, **arguments: Unpack[OptionArguments]) -> Self:
+        """As ``from_arguments``, and ``FASTBATCH_<OPTION>`` for what is not given.
+
+        An argument wins over the environment, and the environment over the default.
+        """
+        given = _without_shorthands(arguments)
+        return cls(**{**_environment(os.environ, given), **given})
+
+
+class OptionArguments(TypedDict, total=False):
+    """The keyword arguments of run() and Server()."""
+
+    bind: str | Sequence[str]
+    host: str | None
+    port: int | None
+    unix_mode: int
+    backlog: int
+    interface: str
+    batch_size: int
+    max_target: int
+    max_headers: int
+    max_head: int
+    max_body: int
+    max_connections: int
+    keepalive_timeout: float
+    head_timeout: float
+    body_timeout: float
+    write_timeout: float
+    graceful_timeout: float
+    server_header: str
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One line of the table: a field of Options, or a shorthand for ``bind``."""
+
+    name: str
+    group: str
+    rule: Rule
+    description: str
+    default: Any
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return ENV_PREFIX + self.name.upper()
+
+    def check(self, value: Any, label: str) -> Any:
+        """The value as it is kept; ``label`` names it in the message if it is wrong."""
+        try:
+            return self.rule.check(value)
+        except Refusal as refusal:
+            raise _worded(refusal, label) from None
+
+    def parse(self, text: str, label: str) -> Any:
+        """As ``check``, of a value from the command line or the environment."""
+        try:
+            return self.rule.parse(text)
+        except Refusal as refusal:
+            raise _worded(refusal, label) from None
+
+
+def _worded(refusal: Refusal, label: str) -> Exception:
+    return refusal.error(f"{label} is not allowed: {refusal}")
+
+
+OPTIONS = tuple(
+    Option(field.name, default=field.default, **field.metadata)
+    for field in dataclasses.fields(Options)
+)
+"""The table."""
+
+HOST = Option(
+    "host", BINDING, Host(), "Short for --bind HOST:8000, or with --port.", DEFAULT_HOST
+)
+PORT = Option(
+    "port",
+    BINDING,
+    Integer(0, MAX_PORT),
+    "Short for --bind 127.0.0.1:PORT, or with --host.",
+    DEFAULT_PORT,
+)
+# These are not read from the environment: Kubernetes sets FASTBATCH_PORT to a URL in
+# every container that can see a service named "fastbatch".
+SHORTHANDS = (HOST, PORT)
+
+
+def describe_options() -> str:
+    """The table as text: name, type and unit, default, and what the client sees."""
+    lines = []
+    for option in OPTIONS:
+        unit = f" ({option.rule.unit})" if option.rule.unit else ""
+        kind = type(option.default).__name__
+        lines += [f"{option.name}: {kind} = {option.default!r}{unit}"]
+        lines += [f"    {option.description}", ""]
+    return "\n".join(lines)
+
+
+def _without_shorthands(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """``arguments`` with ``bind`` for ``host`` and ``port``, all names known."""
+    names = {option.name for option in OPTIONS + SHORTHANDS}
+    for name in arguments:
+        if name not in names:
+            hint = _did_you_mean(name, names)
+            raise TypeError(f"there is no option {name!r}{hint}")
+    given = dict(arguments)
+    host, port = given.pop("host", None), given.pop("port", None)
+    if host is None and port is None:
+        return given
+    if "bind" in given:
+        raise ValueError("bind and host or port were both given: choose one")
+    host = DEFAULT_HOST if host is None else HOST.check(host, f"host={host!r}")
+    port = DEFAULT_PORT if port is None else PORT.check(port, f"port={port!r}")
+    given["bind"] = (f"{format_host(host)}:{port}",)
+    return given
+
+
+def _environment(environ: Mapping[str, str], given: Iterable[str]) -> dict[str, Any]:
+    """The options that ``environ`` sets, without those that are ``given`` anyway."""
+    values = {}
+    for option in OPTIONS:
+        text = environ.get(option.variable)
+        if text is not None and option.name not in given:
+            label = f"{option.variable}={text!r}"
+            values[option.name] = option.parse(text, label)
+    _warn_of_typos(environ)
+    return values
+
+
+def _warn_of_typos(environ: Mapping[str, str]) -> None:
+    """Warn of FASTBATCH_BATCHSIZE; other programs' variables are no concern of ours."""
+    variables = {option.variable for option in OPTIONS}
+    for name in environ:
+        if name.startswith(ENV_PREFIX) and name not in variables:
+            hint = _did_you_mean(name, variables)
+            if hint:
+                _logger.warning("%s is ignored: it is no option%s", name, hint)
+
+
+def _did_you_mean(word: str, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.8)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+# One description for help(Options), the command line and the documentation.
+Options.__doc__ = f"{Options.__doc__}\n\nOptions:\n\n{describe_options()}"

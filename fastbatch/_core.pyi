@@ -1,0 +1,131 @@
+"""What the C extension gives to the Python layer; made by csrc/python."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, final, overload
+
+LIMITS: Mapping[str, int]
+"""The compiled-in numbers of csrc/core/limits.h, by option name or as FB_* lower-cased:
+the defaults (``max_body``, ``head_timeout_ms``, ...) and the bounds (``batch_slots``,
+``headers_bound``, ...)."""
+
+VERSIONS: Mapping[str, str]
+"""The vendored libraries: ``{"libuv": "1.52.1", "llhttp": "9.4.3"}``."""
+
+class ReplyError(ValueError):
+    """What a handler returned is no reply; the message says what is wrong with it."""
+
+@final
+class Headers(Mapping[str, str]):
+    """The header fields of one request: a case-insensitive, read-only mapping.
+
+    Names are given in lower case. A field that was sent several times reads as one
+    value joined by ``", "`` (``"; "`` for cookie), RFC 9110 section 5.3; ``get_all``
+    gives the lines as they were received, ``raw`` all fields in order of arrival.
+    """
+
+    def __getitem__(self, name: str, /) -> str: ...
+    def __iter__(self) -> Iterator[str]: ...
+    def __len__(self) -> int: ...
+    def get_all(self, name: str, /) -> list[str]: ...
+    @property
+    def raw(self) -> list[tuple[bytes, bytes]]: ...
+
+@final
+class Request:
+    """One HTTP request. Every attribute is computed when it is first read.
+
+    A request may be kept for as long as the handler's code likes.
+    """
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def path(self) -> str: ...
+    @property
+    def query_string(self) -> str: ...
+    @property
+    def query(self) -> Mapping[str, list[str]]: ...
+    @property
+    def http_version(self) -> str: ...
+    @property
+    def headers(self) -> Headers: ...
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def client(self) -> tuple[str, int] | None: ...
+    @property
+    def scheme(self) -> str: ...
+    def json(self) -> Any: ...
+
+@final
+class Batch(Sequence[Request]):
+    """The requests that were ready together, in slots 0 to ``len(batch) - 1``."""
+
+    def __len__(self) -> int: ...
+    @overload
+    def __getitem__(self, index: int, /) -> Request: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Sequence[Request]: ...
+    def reply(self, index: int, reply: object, /) -> None:
+        """Answer slot ``index``.
+
+        Raises:
+            ReplyError: ``reply`` is no reply; the slot is still unanswered.
+            IndexError: there is no such slot.
+            RuntimeError: the slot is answered already, or the dispatch is over.
+        """
+
+@final
+class Server:
+    """One worker: one event loop with its listeners and its batches."""
+
+    def __init__(
+        self,
+        dispatcher: Callable[[Batch], object],
+        listeners: Sequence[int],
+        *,
+        batch_size: int,
+        backlog: int,
+        max_target: int,
+        max_headers: int,
+        max_head: int,
+        max_body: int,
+        max_connections: int,
+        keepalive_timeout_ms: int,
+        head_timeout_ms: int,
+        body_timeout_ms: int,
+        write_timeout_ms: int,
+        graceful_timeout_ms: int,
+        server_header: bytes,
+        wakeup_fd: int,
+    ) -> None:
+        """``listeners`` are file descriptors of bound stream sockets (TCP or unix), not
+        yet listening or listening; the server takes them and closes them when it stops.
+        ``wakeup_fd`` is the reading end of ``signal.set_wakeup_fd``, or -1: when it is
+        readable, the server drains it and lets Python run its signal handlers.
+        A time-out of 0 is none.
+
+        Raises:
+            OSError: a listener cannot be used.
+        """
+
+    def serve(self) -> None:
+        """Run the loop on this thread until it is stopped.
+
+        Raises:
+            KeyboardInterrupt, SystemExit, or any exception that a Python signal handler
+            or the dispatcher raised and that is no ``Exception``, after what had been
+            answered was sent.
+        """
+
+    def stop(self, now: bool = False) -> None:
+        """From any thread: stop accepting, answer what has arrived, end; with ``now``
+        end at once."""
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start: ``requests``, ``batches``, ``connections`` (accepted),
+        ``open_connections``, ``bytes_received``, ``bytes_sent``, ``allocations`` (blocks
+        that core and io took from the allocator), ``batch_sizes`` (a list of 257 counts,
+        item n: batches of n requests)."""

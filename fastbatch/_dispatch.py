@@ -1,0 +1,102 @@
+"""Dispatchers: what C calls once per batch, made for each kind of handler."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from fastbatch._core import Batch, ReplyError, Request
+from fastbatch._reply import HTTPError, Response, plain_text
+
+log = logging.getLogger("fastbatch")
+
+Dispatcher = Callable[[Batch], None]
+
+
+def dispatcher_for(handler: Any, interface: str = "auto") -> Dispatcher:
+    """Make the dispatcher of a handler.
+
+    ``interface`` is the option of that name; both of its values mean the same as long
+    as there is one kind of handler.
+
+    Raises:
+        TypeError: the handler does not fit the interface; the message says which
+            handlers do.
+    """
+    if not callable(handler):
+        raise TypeError(
+            f"the handler {handler!r} is not callable: give a function of one request"
+        )
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for, not whether it is
+    ):
+        raise TypeError(
+            f"the handler {name_of(handler)} is a coroutine function, which is not "
+            "served: give a plain function of one request"
+        )
+    _check_signature(handler)
+    return request_dispatcher(handler)
+
+
+def _check_signature(handler: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # of some C functions nothing is known: the first call will tell
+    try:
+        signature.bind(None)
+    except TypeError:
+        raise TypeError(
+            f"the handler {name_of(handler)}{signature} cannot be called with one "
+            "argument: a handler takes one request, def handler(request)"
+        ) from None
+
+
+def name_of(handler: Any) -> str:
+    """The handler's name for messages, ``module.qualname`` where it has them."""
+    name = getattr(handler, "__qualname__", None)
+    if name is None:
+        return repr(handler)
+    return f"{getattr(handler, '__module__', '?')}.{name}"
+
+
+def request_dispatcher(handler: Callable[[Request], Any]) -> Dispatcher:
+    """Call ``handler`` with each request of the batch and reply at once.
+
+    What goes wrong in a slot stays in the slot; KeyboardInterrupt and SystemExit go
+    through and stop the server.
+    """
+
+    def dispatch(batch: Batch) -> None:
+        reply = batch.reply
+        i = 0
+        for request in batch:
+            try:
+                reply(i, handler(request))
+            except Exception as error:
+                _reply_to_error(batch, i, handler, error)
+            i += 1
+
+    return dispatch
+
+
+def _reply_to_error(
+    batch: Batch, index: int, handler: Callable[[Request], Any], error: Exception
+) -> None:
+    """Answer a slot whose handler raised, or whose reply was none, and log it."""
+    if isinstance(error, HTTPError):
+        try:
+            batch.reply(index, error.response)
+        except ReplyError as bad:
+            error = bad
+        else:
+            return
+    request = batch[index]
+    if isinstance(error, ReplyError):
+        # Its traceback would show this file alone; the message has what was returned.
+        log.error("handler %s, %r: %s", name_of(handler), request, error)
+    else:
+        log.error("handler %s failed, %r", name_of(handler), request, exc_info=error)
+    batch.reply(index, Response(500, (), plain_text(500)))

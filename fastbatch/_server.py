@@ -1,0 +1,441 @@
+"""``run()`` and ``Server``: the life of a server, from its options to its last reply.
+
+The loop itself is ``_core.Server``; this file gives it sockets, a thread if it is to
+have one, and the signals. No request passes through here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import enum
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any, Self, Unpack
+
+from . import _core
+from ._config import OptionArguments, Options
+from ._dispatch import dispatcher_for
+from ._sockets import Listener, TcpAddress, format_host, open_listeners, parse_bind
+
+_logger = logging.getLogger("fastbatch")
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# Where a wildcard address can be reached from this machine.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class _State(enum.Enum):
+    NEW = "not started"
+    OPEN = "started"
+    ENDED = "stopped"
+
+
+class Server:
+    """A server that is started and stopped by its owner: in tests, in other programs.
+
+    For example::
+
+        with fastbatch.Server(handler, bind="127.0.0.1:0") as server:
+            urllib.request.urlopen(server.url)
+
+    It reads no environment variables and installs no signal handlers: ``run()`` does.
+    It serves once: make another one to serve again. All methods may be called from any
+    thread.
+
+    Args:
+        handler: what answers the requests.
+        options: the options, or else keyword arguments, as for ``run()``.
+
+    Raises:
+        TypeError, ValueError: an option, or the handler's signature, is wrong.
+    """
+
+    def __init__(
+        self,
+        handler: Callable[..., Any],
+        options: Options | None = None,
+        /,
+        **arguments: Unpack[OptionArguments],
+    ) -> None:
+        if options is None:
+            options = Options.from_arguments(**arguments)
+        elif arguments:
+            raise TypeError("give either an Options or keyword arguments, not both")
+        self._options = options
+        self._dispatcher = dispatcher_for(handler, options.interface)
+        self._lock = threading.Lock()  # for the two below
+        self._state = _State.NEW
+        self._core: _core.Server | None = None
+        self._listeners: list[Listener] = []
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None  # the one of start()
+        self._serving_thread: int | None = None  # its number, or that of run()'s
+        self._error: BaseException | None = None  # what ended the thread of start()
+        self._pid = os.getpid()
+
+    # ---- life ---------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Serve in a new thread. Returns when clients can connect.
+
+        The thread does not keep the process alive: a server that still runs when the
+        main thread ends is stopped as by ``stop()``.
+
+        Raises:
+            RuntimeError: it was started before.
+            OSError: it cannot listen; it can be started again.
+        """
+        self._open(wakeup_fd=-1)
+        for line in self._greeting():
+            _logger.info(line)
+        self._thread = threading.Thread(
+            target=self._serve_in_thread, name=f"fastbatch {self.url}", daemon=True
+        )
+        try:
+            self._thread.start()
+        except BaseException:
+            self._abandon()
+            raise
+        atexit.register(self._stop_at_exit)
+        return self
+
+    def run(self) -> None:
+        """Serve on this thread until ``stop()`` is called.
+
+        Raises:
+            RuntimeError: it was started before.
+            OSError: it cannot listen; it can be started again.
+            BaseException: what the handler raised that is no ``Exception``.
+        """
+        self._open(wakeup_fd=-1)
+        for line in self._greeting():
+            _logger.info(line)
+        self._serve()
+
+    def stop(self, now: bool = False) -> None:
+        """Stop accepting, answer what has arrived, end; return when that is done.
+
+        It takes ``graceful_timeout`` at most, unless a handler runs for longer: that is
+        waited for. Called by the handler itself it does not wait. Once stopped, it does
+        nothing.
+
+        Args:
+            now: close all connections at once, whatever is owed to them.
+
+        Raises:
+            RuntimeError: it was not started.
+            BaseException: what ended the server before, if it was started with
+                ``start()``: raised by the first ``stop()``.
+        """
+        self._running_core().stop(now)
+        if threading.get_ident() == self._serving_thread:
+            return
+        self._ended.wait()
+        if self._thread is not None:
+            self._thread.join()
+        atexit.unregister(self._stop_at_exit)
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # ---- what is known about it ---------------------------------------------------
+
+    @property
+    def addresses(self) -> list[TcpAddress | str]:
+        """Where it listens: (host, port), or the path of a unix socket.
+
+        Raises:
+            RuntimeError: it was not started.
+        """
+        self._running_core()
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def address(self) -> TcpAddress | str:
+        """The first of ``addresses``."""
+        return self.addresses[0]
+
+    @property
+    def url(self) -> str:
+        """``http://host:port`` of the first address, as this machine can reach it.
+
+        A unix socket has no URL that clients agree upon; it is ``unix:path``.
+        """
+        address = self.address
+        if isinstance(address, str):
+            return f"unix:{address}"
+        host, port = address
+        return f"http://{format_host(_LOOPBACK.get(host, host))}:{port}"
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start, also when it has stopped.
+
+        ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
+        ``bytes_received``, ``bytes_sent``, ``allocations`` and ``batch_sizes``, a list
+        whose item n is the number of batches of n requests.
+
+        Raises:
+            RuntimeError: it was not started.
+        """
+        return self._running_core().stats()
+
+    # ---- inside -------------------------------------------------------------------
+
+    def _open(self, wakeup_fd: int) -> None:
+        """Listen, and make the loop; nothing stays open if that fails."""
+        with self._lock:
+            if self._state is not _State.NEW:
+                raise RuntimeError(
+                    f"this server was {self._state.value} already; a Server serves"
+                    " once: make another one"
+                )
+            options = self._options
+            listeners = open_listeners(
+                [parse_bind(text) for text in options.bind],
+                options.backlog,
+                options.unix_mode,
+            )
+            try:
+                self._core = _core.Server(
+                    self._dispatcher,
+                    # The core closes them, also if it cannot be made.
+                    [listener.socket.detach() for listener in listeners],
+                    wakeup_fd=wakeup_fd,
+                    **_core_arguments(options),
+                )
+            except BaseException:
+                for listener in listeners:
+                    listener.close()
+                raise
+            self._listeners = listeners
+            self._state = _State.OPEN
+
+    def _serve(self) -> None:
+        """Run the loop of an opened server on this thread."""
+        self._serving_thread = threading.get_ident()
+        try:
+            self._running_core().serve()
+        finally:
+            self._close()
+
+    def _serve_in_thread(self) -> None:
+        self._serving_thread = threading.get_ident()
+        try:
+            self._running_core().serve()
+        except BaseException as error:  # noqa: BLE001 - stop() raises it
+            self._error = error
+            # The owner may call stop() much later, or never.
+            _logger.critical("the server was ended by %r", error)
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Leave nothing behind, and let ``stop()`` return."""
+        try:
+            for listener in self._listeners:
+                listener.close()
+        finally:
+            self._state = _State.ENDED
+            self._serving_thread = None
+            self._ended.set()
+
+    def _abandon(self) -> None:
+        """Close what was opened and will not be served after all."""
+        if self._state is _State.OPEN:
+            self._core = None  # with it go the listening sockets
+            self._close()
+
+    def _stop_at_exit(self) -> None:
+        # A child that was forked has a copy of the server, but nothing that serves it.
+        if self._state is _State.OPEN and os.getpid() == self._pid:
+            self.stop()
+
+    def _running_core(self) -> _core.Server:
+        core = self._core
+        if core is None:
+            raise RuntimeError("this server was not started: call start() or run()")
+        return core
+
+    def _greeting(self) -> list[str]:
+        from . import __version__  # not at the top: it imports this module
+
+        return [
+            f"fastbatch {__version__} listening on {listener.url}"
+            for listener in self._listeners
+        ]
+
+
+def run(
+    handler: Callable[..., Any],
+    options: Options | None = None,
+    /,
+    **arguments: Unpack[OptionArguments],
+) -> None:
+    """Serve until a signal ends it.
+
+    SIGINT (Ctrl-C) and SIGTERM stop it in good order: nothing more is accepted, what
+    has arrived is answered, and ``run()`` returns within ``graceful_timeout``. A second
+    signal ends it at once, with KeyboardInterrupt, in the handler too if one runs. The
+    signal handlers that were there before are there again afterwards. In another thread
+    than the main one no signal is handled.
+
+    What is not given is taken from the environment, ``FASTBATCH_<OPTION>``, or else is
+    the default; ``help(fastbatch.Options)`` lists the options.
+
+    Where it listens is logged by the logger "fastbatch", level INFO, or, when the
+    program has not set up logging, written to stderr; a higher level of that logger
+    silences it.
+
+    Args:
+        handler: what answers the requests.
+        options: all options, the environment being ignored; or else keyword arguments:
+        **arguments: the options that are to differ, and ``host`` and ``port``, short
+            for ``bind="host:port"``.
+
+    Raises:
+        TypeError, ValueError: an option, or the handler's signature, is wrong.
+        OSError: it cannot listen.
+        KeyboardInterrupt: there was a second signal.
+        BaseException: what the handler raised that is no ``Exception``.
+    """
+    if options is None:
+        serve(Server(handler, Options.from_env(**arguments)))
+    else:
+        serve(Server(handler, options, **arguments))
+
+
+def serve(server: Server) -> None:
+    """Serve a new server until it is stopped: by a signal, on the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        server._open(wakeup_fd=-1)
+        _announce(server)
+        server._serve()
+        return
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        reader.setblocking(False)
+        writer.setblocking(False)
+        server._open(wakeup_fd=reader.fileno())
+        signals = _Signals(server._running_core().stop)
+        try:
+            signals.install(writer.fileno())
+            _announce(server)
+            server._serve()
+        finally:
+            # Not in restore(): a second signal could raise as that is entered.
+            signals.is_over = True
+            signals.restore()
+            server._abandon()
+
+
+class _Signals:
+    """The signal handlers during ``run()``.
+
+    libuv's own are not used: at the end they leave SIG_DFL instead of what was there.
+    """
+
+    def __init__(self, stop: Callable[[bool], None]) -> None:
+        self.is_over = False
+        self._stop = stop
+        self._is_stopping = False
+        self._late: list[int] = []
+        self._before: dict[int, Any] = {}
+        self._wakeup_before: int | None = None
+
+    def install(self, wakeup_fd: int) -> None:
+        """Handle the signals; each also writes a byte to ``wakeup_fd``.
+
+        Without that byte a loop that waits for sockets would not notice them.
+        """
+        # A full pipe means that the loop is awake anyway.
+        self._wakeup_before = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            before = signal.getsignal(number)
+            # None: a handler that is not Python's, which Python cannot put back.
+            if before is not None:
+                self._before[number] = before
+                signal.signal(number, self._on_signal)
+
+    def restore(self) -> None:
+        """Put back what was there; what came too late goes to that."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        if self._wakeup_before is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+        for number in self._late:
+            signal.raise_signal(number)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.is_over:
+            self._late.append(number)
+            return
+        is_second, self._is_stopping = self._is_stopping, True
+        self._stop(is_second)
+        if is_second:
+            raise KeyboardInterrupt
+        _say(
+            f"{signal.Signals(number).name}: answering what has arrived, then ending;"
+            " another one ends it at once"
+        )
+
+
+def _announce(server: Server) -> None:
+    for line in server._greeting():
+        _say(line)
+
+
+def _say(line: str) -> None:
+    """Tell the user of ``run()``, whether or not logging was set up.
+
+    ``run()`` is the program then, not a library within one, so silence would be wrong;
+    and setting up logging for a program that has not done so would be, too.
+    """
+    try:
+        if _logger.hasHandlers():
+            _logger.info(line)
+        elif _logger.level <= logging.INFO:
+            print(line, file=sys.stderr, flush=True)
+    except (OSError, RuntimeError):
+        # stderr is closed; or this is a signal handler that interrupted a write to it.
+        pass
+
+
+def _core_arguments(options: Options) -> dict[str, Any]:
+    return {
+        "batch_size": options.batch_size,
+        "backlog": options.backlog,
+        "max_target": options.max_target,
+        "max_headers": options.max_headers,
+        "max_head": options.max_head,
+        "max_body": options.max_body,
+        "max_connections": options.max_connections,
+        "keepalive_timeout_ms": _milliseconds(options.keepalive_timeout),
+        "head_timeout_ms": _milliseconds(options.head_timeout),
+        "body_timeout_ms": _milliseconds(options.body_timeout),
+        "write_timeout_ms": _milliseconds(options.write_timeout),
+        "graceful_timeout_ms": _milliseconds(options.graceful_timeout),
+        "server_header": options.server_header.encode("ascii"),
+    }
+
+
+def _milliseconds(seconds: float) -> int:
+    # 0 is "none": a time-out that was asked for must not round to it.
+    return max(1, round(seconds * 1000)) if seconds > 0 else 0

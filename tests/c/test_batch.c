@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The fixed array of slots.
+ */
+#include "check.h"
+#include "core/batch.h"
+
+static fb_batch batch; /* a megabyte: too large for the stack */
+
+static fb_request
+request_numbered(uint32_t n)
+{
+    fb_request req = {.start = n, .n_headers = 2};
+    req.headers[0].name.off = n;
+    req.headers[1].value.len = n;
+    return req;
+}
+
+static void
+test_batch_takes_as_many_as_its_size(void)
+{
+    const size_t sizes[] = {1, 2, 255, FB_BATCH_SLOTS};
+    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+        fb_batch_init(&batch, sizes[i]);
+        size_t n = 0;
+        while (!fb_batch_is_full(&batch)) {
+            fb_request req = request_numbered((uint32_t)n);
+            fb_batch_push(&batch, &batch, (uint32_t)n, &req);
+            n++;
+        }
+        CHECK_SIZE(n, sizes[i]);
+        CHECK_SIZE(batch.n_slots, sizes[i]);
+    }
+}
+
+static void
+test_slots_keep_their_order_and_requests(void)
+{
+    fb_batch_init(&batch, FB_BATCH_SLOTS);
+    for (uint32_t i = 0; i < FB_BATCH_SLOTS; i++) {
+        fb_request req = request_numbered(i);
+        fb_slot *slot = fb_batch_push(&batch, &batch, i * 2, &req);
+        CHECK(slot == &batch.slots[i]);
+    }
+    for (uint32_t i = 0; i < FB_BATCH_SLOTS; i++) {
+        const fb_slot *slot = &batch.slots[i];
+        CHECK(slot->owner == &batch && slot->turn == i * 2);
+        CHECK(slot->data == NULL && !slot->is_answered);
+        CHECK_SIZE(slot->req.start, i);
+        CHECK_SIZE(slot->req.headers[0].name.off, i);
+        CHECK_SIZE(slot->req.headers[1].value.len, i);
+    }
+}
+
+static void
+test_reset_batch_is_empty_and_its_slots_are_unanswered(void)
+{
+    fb_batch_init(&batch, 1);
+    fb_request req = request_numbered(1);
+    fb_batch_push(&batch, NULL, 0, &req)->is_answered = true;
+    CHECK(fb_batch_is_full(&batch));
+    fb_batch_reset(&batch);
+    CHECK_SIZE(batch.n_slots, 0);
+    CHECK(!fb_batch_is_full(&batch));
+    CHECK(!fb_batch_push(&batch, NULL, 0, &req)->is_answered);
+}
+
+static void
+test_copy_takes_every_header_in_use(void)
+{
+    static fb_request from;
+    static fb_request to;
+    from.n_headers = FB_HEADERS_BOUND;
+    for (uint32_t i = 0; i < FB_HEADERS_BOUND; i++) {
+        from.headers[i] = (fb_header){{i, i + 1}, {i + 2, i + 3}};
+    }
+    fb_request_copy(&to, &from);
+    CHECK(memcmp(to.headers, from.headers, sizeof(to.headers)) == 0);
+    memset(&to, 0, sizeof(to));
+    from.n_headers = 1;
+    fb_request_copy(&to, &from);
+    CHECK(to.headers[0].value.len == 3 && to.headers[1].value.len == 0);
+}
+
+int
+main(void)
+{
+    RUN(test_batch_takes_as_many_as_its_size);
+    RUN(test_slots_keep_their_order_and_requests);
+    RUN(test_reset_batch_is_empty_and_its_slots_are_unanswered);
+    RUN(test_copy_takes_every_header_in_use);
+    return check_report("test_batch");
+}

@@ -1,0 +1,394 @@
+"""The benchmark: it reads, counts and compares rightly, and its floor is a server."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Last, so that ``import fastbatch`` still finds the one that is installed.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from bench import __main__ as command_line
+from bench import machine, wrk
+from bench.compare import load_table
+from bench.errors import BenchError
+from bench.figures import (
+    Spread,
+    batch_sizes,
+    pairwise_ratios,
+    spread,
+    subtract,
+)
+from bench.floor import ROOT, VENDOR, build_floor, find_sources
+from bench.instructions import parse_callgrind, read_exactly, read_reply
+from bench.machine import Cores, CpuTime, choose_cores, parse_core_list
+from bench.report import show, table
+from bench.results import METRICS, Cell, Result, Sample
+from bench.seed import seed_text
+from bench.servers import (
+    Server,
+    Subject,
+    ask_about,
+    fastbatch_subject,
+    floor_subject,
+    running,
+)
+from bench.wrk import Load, WrkResult, parse_wrk
+
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+WRK_OUTPUT = """\
+Running 1s test @ http://127.0.0.1:1/
+  1 threads and 100 connections
+  Socket errors: connect 0, read 3, write 0, timeout 0
+Requests/sec:  50000.00
+{"requests": 50000, "duration": 1000000, "bytes": 7450000, "errors": {"connect": 0, \
+"read": 3, "write": 0, "status": 1, "timeout": 0}, "latency": {"p50": 400, "p99": 900, \
+"p99.9": 5000, "max": 8000}}
+"""
+
+needs_floor = pytest.mark.skipif(
+    not (VENDOR / "llhttp").is_dir() or shutil.which("cc") is None,
+    reason="the floor needs csrc/vendor (python csrc/fetch_vendor.py) and cc",
+)
+needs_wrk = pytest.mark.skipif(
+    shutil.which("wrk") is None, reason="wrk is not installed"
+)
+
+
+# ---- what wrk says -------------------------------------------------------------------
+
+
+def test_the_last_line_of_wrk_is_read() -> None:
+    found = parse_wrk(WRK_OUTPUT)
+    assert found.requests == 50_000
+    assert found.seconds == 1.0
+    assert found.latency["p99.9"] == 5000
+    assert found.errors["read"] == 3
+
+
+def test_wrk_without_a_result_is_an_error_that_shows_what_it_said() -> None:
+    with pytest.raises(BenchError, match="unable to connect"):
+        parse_wrk("unable to connect to 127.0.0.1:1\n")
+
+
+def test_a_missing_wrk_is_an_error_that_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BenchError, match="apt-get install wrk"):
+        wrk.find_wrk()
+
+
+# ---- statistics ----------------------------------------------------------------------
+
+
+def test_a_spread_is_the_median_with_the_extremes() -> None:
+    assert spread([3.0, 1.0, 2.0]) == Spread(2.0, 1.0, 3.0)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    assert pairwise_ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+
+
+def test_a_round_without_a_base_gives_no_ratio() -> None:
+    assert pairwise_ratios([2.0, 9.0], [0.0, 3.0]) == [3.0]
+
+
+def test_batch_sizes_are_counted_per_batch() -> None:
+    counts = [0] * 257
+    counts[1], counts[2], counts[8] = 2, 1, 1
+    found = batch_sizes(counts, cap=8)
+    assert found is not None
+    assert (found.mean, found.p50, found.max, found.full) == (3.0, 1, 8, 0.25)
+
+
+def test_no_batches_have_no_sizes() -> None:
+    assert batch_sizes([0] * 257, cap=256) is None
+
+
+def test_counters_of_the_warm_up_are_subtracted() -> None:
+    assert subtract([5, 7], [5, 3]) == [0, 4]
+
+
+# ---- samples, results, tables --------------------------------------------------------
+
+
+def make_sample(load: Load, cpu: float = 0.5) -> Sample:
+    result = parse_wrk(WRK_OUTPUT)
+    return Sample(load, result, CpuTime(cpu, cpu / 10), others_seconds=0.02)
+
+
+def make_result(name: str, load: Load, cpu: float, rounds: int = 2) -> Result:
+    cell = Cell(Subject(name, ("true",)), load)
+    return Result(cell, [make_sample(load, cpu) for _ in range(rounds)])
+
+
+def test_cpu_time_is_per_request_that_wrk_counted() -> None:
+    sample = make_sample(Load(100))
+    assert sample.cpu_us == pytest.approx(10.0)
+    assert sample.user_us == pytest.approx(1.0)
+    assert sample.busy == pytest.approx(50.0)
+    assert sample.others == pytest.approx(2.0)
+
+
+def test_the_round_trip_follows_from_the_rate() -> None:
+    assert make_sample(Load(100, 16)).round_trip_ms == pytest.approx(32.0)
+
+
+def test_wrks_latencies_are_not_shown_for_pipelined_requests() -> None:
+    assert make_sample(Load(100, 1)).p99_ms == pytest.approx(0.9)
+    assert make_sample(Load(100, 16)).p99_ms is None
+
+
+def test_a_server_that_answered_nothing_has_no_cpu_time_per_request() -> None:
+    nothing = WrkResult(0, 1.0, 0, {"connect": 100}, {})
+    sample = Sample(Load(100), nothing, CpuTime(0.0, 0.0), others_seconds=0.0)
+    assert sample.cpu_us is None
+    assert sample.round_trip_ms is None
+    assert sample.errors == 100
+
+
+def test_every_metric_is_a_property_of_a_sample() -> None:
+    sample = make_sample(Load(100))
+    for key in METRICS:
+        getattr(sample, key)
+
+
+def test_the_table_has_each_server_and_its_ratio_to_the_floor() -> None:
+    load = Load(100)
+    text = load_table(
+        load, [make_result("floor", load, 0.5), make_result("mine", load, 0.6)]
+    )
+    line = next(line for line in text.splitlines() if "CPU per request" in line)
+    assert line.split()[-4:] == ["10.00", "12.00", "x", "1.20"]
+    assert "batch size" not in text
+
+
+def test_the_seed_table_marks_the_control_and_the_other_machines_figures() -> None:
+    load = Load(50)
+    text = seed_text([make_result("1", load, 0.5), make_result("8", load, 0.4)])
+    assert "1,981" in text
+    assert "another machine" in text
+    assert text.count("control    ") > 0
+    assert "x 0.80" in text
+    assert "errors in all cells: 16" in text
+
+
+def test_a_spread_is_shown_with_its_extremes_unless_it_has_none() -> None:
+    assert show(Spread(1234.5, 1000.0, 2000.0), 1) == "1,234.5 (1,000.0-2,000.0)"
+    assert show(Spread(1.0, 1.0, 1.0), 0) == "1"
+    assert show(None, 0) == "-"
+
+
+def test_columns_are_as_wide_as_their_contents() -> None:
+    assert table([["a", "bb"], ["ccc", "d"]]).splitlines() == [
+        "a    bb",
+        "---  --",
+        "ccc   d",
+    ]
+
+
+def test_callgrinds_total_is_read() -> None:
+    assert parse_callgrind("events: Ir\n\nfn=(0)\n\nsummary: 12\ntotals: 12\n") == 12
+
+
+# ---- the machine ---------------------------------------------------------------------
+
+
+def test_core_lists_are_read() -> None:
+    assert parse_core_list("0-2,8\n") == {0, 1, 2, 8}
+
+
+def test_wrk_avoids_the_sibling_of_the_servers_core(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+    monkeypatch.setattr(machine, "siblings", lambda _core: {0, 1})
+    assert choose_cores() == Cores(server=0, wrk=2)
+
+
+def test_a_core_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(BenchError, match="core 9999 is not one of"):
+        choose_cores(server=9999)
+
+
+def test_with_one_core_it_is_said_what_the_figures_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0})
+    command_line.announce(choose_cores(), seconds=61)
+    said = capsys.readouterr().err
+    assert "about 2 min" in said
+    assert "One core only" in said
+
+
+def test_the_clock_of_a_process_counts_its_own_time() -> None:
+    before = machine.cpu_time(os.getpid())
+    sum(range(1_000_000))
+    assert 0 < (machine.cpu_time(os.getpid()) - before).total < 10
+
+
+# ---- the command line ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["floor", "--rounds", "0"],
+        ["floor", "--seconds", "61"],
+        ["floor", "--connections", "x"],
+        ["seed", "--batch-sizes", "257"],
+    ],
+)
+def test_counts_and_times_are_bounded(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command_line.main(arguments)
+    assert "is no whole number from 1 to" in capsys.readouterr().err
+
+
+def test_an_interpreter_that_does_not_exist_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command_line.main(["seed", "--python", "/nowhere/python"]) == 1
+    assert "bench: /nowhere/python does not run" in capsys.readouterr().err
+
+
+# ---- the floor -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def floor() -> Iterator[Server]:
+    with running(floor_subject(), choose_cores().server) as server:
+        yield server
+
+
+@pytest.fixture
+def peer(floor: Server) -> Iterator[socket.socket]:
+    with socket.create_connection(("127.0.0.1", floor.port), timeout=10) as sock:
+        yield sock
+
+
+def test_without_the_vendored_sources_it_is_said_how_to_get_them(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(BenchError, match=r"python csrc/fetch_vendor\.py"):
+        find_sources(tmp_path)
+
+
+@needs_floor
+def test_the_floor_is_built_once() -> None:
+    first = build_floor()
+    built = first.stat().st_mtime_ns
+    assert build_floor() == first
+    assert first.stat().st_mtime_ns == built
+
+
+@needs_floor
+def test_the_floor_answers(peer: socket.socket) -> None:
+    peer.sendall(GET)
+    head, _, body = read_reply(peer).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body == b"Hello, World!"
+
+
+@needs_floor
+@pytest.mark.parametrize("n", [1, 16, 10_000])
+def test_the_floor_answers_all_pipelined_requests(peer: socket.socket, n: int) -> None:
+    peer.sendall(GET)
+    reply = read_reply(peer)
+    peer.sendall(GET * n)
+    assert read_exactly(peer, len(reply) * n) == reply * n
+    # Nothing is left over: the next bytes answer the next request.
+    peer.sendall(GET)
+    assert read_reply(peer) == reply
+
+
+@needs_floor
+def test_the_floor_takes_a_request_in_pieces(peer: socket.socket) -> None:
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for i in range(len(GET)):
+        peer.sendall(GET[i : i + 1])
+    assert read_reply(peer).endswith(b"Hello, World!")
+
+
+@needs_floor
+@pytest.mark.parametrize(
+    "request_bytes",
+    [b"GET / HTTP/1.0\r\n\r\n", b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n"],
+)
+def test_the_floor_closes_when_asked_to(
+    peer: socket.socket, request_bytes: bytes
+) -> None:
+    peer.sendall(request_bytes)
+    read_reply(peer)
+    assert peer.recv(1) == b""
+
+
+@needs_floor
+def test_the_floor_closes_on_what_is_no_request(peer: socket.socket) -> None:
+    peer.sendall(b"what?\r\n\r\n")
+    assert peer.recv(1) == b""
+
+
+# ---- all of it -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fastbatch() -> Subject:
+    try:
+        ask_about(sys.executable)
+    except BenchError as error:
+        pytest.skip(str(error))
+    return fastbatch_subject("fastbatch", sys.executable)
+
+
+@needs_floor
+def test_fastbatchs_reply_is_as_long_as_the_floors(
+    peer: socket.socket, fastbatch: Subject
+) -> None:
+    with (
+        running(fastbatch, choose_cores().server) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as other,
+    ):
+        peer.sendall(GET)
+        other.sendall(GET)
+        assert len(read_reply(other)) == len(read_reply(peer))
+
+
+@needs_floor
+@needs_wrk
+@pytest.mark.usefixtures("fastbatch")
+def test_one_short_round_next_to_the_floor(tmp_path: Path) -> None:
+    output = tmp_path / "floor.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench", "floor", "--json", str(output)),
+            *("--rounds", "1", "--seconds", "1", "--warmup", "0"),
+            *("--connections", "20", "--pipeline", "1", "16"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "c=20, 16 per write" in done.stdout
+    results = json.loads(output.read_text())["results"]
+    assert len(results) == 4
+    for result in results:
+        assert result["metrics"]["rate"]["median"] > 0
+        assert result["metrics"]["errors"]["high"] == 0
+    compared = [result for result in results if result["batch_size"]]
+    assert [r["pipeline"] for r in compared] == [1, 16]
+    for result in compared:
+        assert result["metrics"]["cpu_us"]["ratio"]["median"] > 0
+        assert 1 <= result["metrics"]["batch_mean"]["median"] <= 256
