@@ -50,7 +50,7 @@ examples:
   python -m bench floor --python python3.13 --python python3.13t
   python -m bench floor --python before=old/bin/python --python after=new/bin/python
   python -m bench seed --connections 50     what batching gives
-  python -m bench instructions              the same to one per cent, but no times
+  python -m bench instructions              what it costs outside the kernel, exactly
 
 bench/README.md says what each figure means.
 """
@@ -311,8 +311,8 @@ def warn_of_others(results: Sequence[Result]) -> None:
     most = max(max(result.values(METRICS["others"])) for result in results)
     if most > OTHERS_PERCENT:
         warn(
-            f"Other processes took up to {most:.0f} % of the time of the cores used:\n"
-            "requests/s and latency say little. Try again when the machine is idle."
+            f"Other processes took up to {most:.0f} % of a core: requests/s and latency\n"
+            "say little. Try again when the machine is idle."
         )
 
 

@@ -1,7 +1,7 @@
 """``python -m bench instructions``: instructions per request, counted by callgrind.
 
-Times differ from run to run; counted instructions hardly do, so that a change of one
-per cent is seen. Only instructions outside the kernel are counted.
+Times differ from run to run; counted instructions by less than two per cent, with one
+connection hardly at all. Only those outside the kernel are counted.
 """
 
 import os
@@ -128,6 +128,7 @@ def read_some(sock: socket.socket, n: int) -> bytes:
 def count_run(subject: Subject, load: Load, waves: int, core: int, out: Path) -> int:
     """All instructions of a server that answers ``waves`` waves and ends."""
     wrapper = [
+        *("env", "PYTHONHASHSEED=0"),
         find_valgrind(),
         "--quiet",
         "--tool=callgrind",

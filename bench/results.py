@@ -116,7 +116,7 @@ METRICS = {
         Metric("cpu_us", "server CPU per request, us", 2, compared=True),
         Metric("user_us", "  outside the kernel, us", 2, compared=True),
         Metric("busy", "server's core busy, %"),
-        Metric("others", "used by other processes, %"),
+        Metric("others", "lost to other processes, %"),
         Metric("round_trip_ms", "mean round trip, ms", 3),
         Metric("p50_ms", "latency p50, ms", 3, compared=True),
         Metric("p99_ms", "latency p99, ms", 3, compared=True),

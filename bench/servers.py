@@ -1,5 +1,6 @@
 """Start a server that is to be measured, ask it for its counters, end it."""
 
+import http.client
 import json
 import os
 import select
@@ -86,8 +87,20 @@ class Server:
         self._output = process.stdout.fileno()
         self._unread = b""
 
-    def wait_until_listening(self, seconds: float) -> None:
+    def wait_until_serving(self, seconds: float) -> None:
+        """Until it has answered a request; from then on it also has counters."""
         self.port = self.read_line(seconds)["port"]
+        peer = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        try:
+            peer.request("GET", "/")
+            reply = peer.getresponse()
+            reply.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise BenchError(f"{self.subject.name} does not answer: {error}") from None
+        finally:
+            peer.close()
+        if reply.status != http.HTTPStatus.OK:
+            raise BenchError(f"{self.subject.name} answers {reply.status}, not 200")
 
     def stats(self) -> Stats | None:
         """The counters so far, or None if this server has none."""
@@ -128,7 +141,7 @@ class Server:
 def running(
     subject: Subject, core: int, wrapper: Sequence[str] = (), patience: float = 1
 ) -> Iterator[Server]:
-    """Start ``subject`` on ``core``, wait until it listens, end it afterwards.
+    """Start ``subject`` on ``core``, wait until it answers, end it afterwards.
 
     ``wrapper`` is a command that runs it, such as valgrind; ``patience`` times as long
     as usual is waited for its start and its end.
@@ -137,7 +150,7 @@ def running(
         process = subprocess.Popen([*wrapper, *subject.command], stdout=subprocess.PIPE)
     server = Server(subject, process)
     try:
-        server.wait_until_listening(START_SECONDS * patience)
+        server.wait_until_serving(START_SECONDS * patience)
         yield server
     except BaseException:
         process.kill()

@@ -17,11 +17,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from . import __version__, _core
-from ._config import BINDING, ENV_PREFIX, OPTIONS, SHORTHANDS, OneOf, Option, Options
-from ._load import LoadError, load_handler
-from ._server import Server, serve
-from ._sockets import BindError
+from fastbatch import __version__, _core
+from fastbatch._config import (
+    BINDING,
+    ENV_PREFIX,
+    OPTIONS,
+    SHORTHANDS,
+    OneOf,
+    Option,
+    Options,
+)
+from fastbatch._load import LoadError, load_handler
+from fastbatch._server import Server, serve
+from fastbatch._sockets import BindError
 
 _FAILED = 1
 _MISUSED = 2
@@ -36,10 +44,11 @@ _LOG_LEVEL = Option(
     "info",
 )
 
-_EPILOG = f"""\
-Each option can be set by a variable too: {ENV_PREFIX}BATCH_SIZE for --batch-size;
-several addresses in {ENV_PREFIX}BIND are separated by commas. The command line wins
-over the environment."""
+_EPILOG = (
+    f"Each option can be set by a variable of its name too, as {ENV_PREFIX}BATCH_SIZE;"
+    f" several addresses in {ENV_PREFIX}BIND are separated by commas. The command line"
+    " wins over the environment."
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -94,7 +103,6 @@ def _parser() -> argparse.ArgumentParser:
         usage="%(prog)s [options] module:handler",
         description="Serve the handler that module:handler names over HTTP/1.1.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
     )

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypedDict, Unpack
 
-from ._core import LIMITS
-from ._sockets import BIND_FORMS, MAX_PORT, format_host, parse_bind
+from fastbatch._core import LIMITS
+from fastbatch._sockets import BIND_FORMS, MAX_PORT, format_host, parse_bind
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -29,7 +29,9 @@ ENV_PREFIX = "FASTBATCH_"
 # One milliseconds counter of 32 bits; nobody means a longer time-out.
 _MAX_SECONDS = (2**31 - 1) // 1000
 
-_logger = logging.getLogger("fastbatch")
+_SERVER_HEADER_CHARS = 127  # csrc/io/server.h has room for them and a NUL
+
+log = logging.getLogger("fastbatch")
 
 
 class Refusal(Exception):  # noqa: N818 - it is turned into a TypeError or ValueError
@@ -156,13 +158,22 @@ class FieldValue(Rule):
     """The value of a header field that we send: RFC 9110 5.5, and ASCII."""
 
     metavar = "TEXT"
+    allowed = (
+        f"it must be a str of at most {_SERVER_HEADER_CHARS} printable ASCII characters"
+        " with no space at either end"
+    )
 
     def check(self, value: Any) -> str:
         if not isinstance(value, str):
-            raise Refusal("it must be a str", TypeError)
+            raise Refusal(self.allowed, TypeError)
         # A CR or LF here would end the field and start one of an attacker's making.
-        if not (value.isascii() and value.isprintable()) or value != value.strip():
-            raise Refusal("it must be printable ASCII with no space at either end")
+        is_printable = value.isascii() and value.isprintable()
+        if (
+            not is_printable
+            or value != value.strip()
+            or len(value) > _SERVER_HEADER_CHARS
+        ):
+            raise Refusal(self.allowed)
         return value
 
     def format(self, value: str) -> str:
@@ -518,7 +529,7 @@ def _warn_of_typos(environ: Mapping[str, str]) -> None:
         if name.startswith(ENV_PREFIX) and name not in variables:
             hint = _did_you_mean(name, variables)
             if hint:
-                _logger.warning("%s is ignored: it is no option%s", name, hint)
+                log.warning("%s is ignored: it is no option%s", name, hint)
 
 
 def _did_you_mean(word: str, words: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ have one, and the signals. No request passes through here.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import enum
 import logging
 import os
@@ -18,12 +19,18 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self, Unpack
 
-from . import _core
-from ._config import OptionArguments, Options
-from ._dispatch import dispatcher_for
-from ._sockets import Listener, TcpAddress, format_host, open_listeners, parse_bind
+from fastbatch import _core
+from fastbatch._config import OptionArguments, Options
+from fastbatch._dispatch import dispatcher_for
+from fastbatch._sockets import (
+    Listener,
+    TcpAddress,
+    format_host,
+    open_listeners,
+    parse_bind,
+)
 
-_logger = logging.getLogger("fastbatch")
+log = logging.getLogger("fastbatch")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -94,7 +101,7 @@ class Server:
         """
         self._open(wakeup_fd=-1)
         for line in self._greeting():
-            _logger.info(line)
+            log.info(line)
         self._thread = threading.Thread(
             target=self._serve_in_thread, name=f"fastbatch {self.url}", daemon=True
         )
@@ -116,7 +123,7 @@ class Server:
         """
         self._open(wakeup_fd=-1)
         for line in self._greeting():
-            _logger.info(line)
+            log.info(line)
         self._serve()
 
     def stop(self, now: bool = False) -> None:
@@ -243,7 +250,7 @@ class Server:
         except BaseException as error:  # noqa: BLE001 - stop() raises it
             self._error = error
             # The owner may call stop() much later, or never.
-            _logger.critical("the server was ended by %r", error)
+            log.critical("the server was ended by %r", error)
         finally:
             self._close()
 
@@ -275,7 +282,7 @@ class Server:
         return core
 
     def _greeting(self) -> list[str]:
-        from . import __version__  # not at the top: it imports this module
+        from fastbatch import __version__  # not at the top: it imports this module
 
         return [
             f"fastbatch {__version__} listening on {listener.url}"
@@ -408,14 +415,12 @@ def _say(line: str) -> None:
     ``run()`` is the program then, not a library within one, so silence would be wrong;
     and setting up logging for a program that has not done so would be, too.
     """
-    try:
-        if _logger.hasHandlers():
-            _logger.info(line)
-        elif _logger.level <= logging.INFO:
+    # stderr may be closed; or this is a signal handler that interrupted a write to it.
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        if log.hasHandlers():
+            log.info(line)
+        elif log.level <= logging.INFO:
             print(line, file=sys.stderr, flush=True)
-    except (OSError, RuntimeError):
-        # stderr is closed; or this is a signal handler that interrupted a write to it.
-        pass
 
 
 def _core_arguments(options: Options) -> dict[str, Any]:

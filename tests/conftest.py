@@ -1,6 +1,7 @@
 """What the tests are given: servers in this process, and other processes."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ import fastbatch
 
 
 class Serve(Protocol):
-    """Start a server of ``handler`` on a free port, unless the options say otherwise."""
+    """Start a server of ``handler``: on a free port if ``bind`` is not given."""
 
     def __call__(
         self, handler: Callable[..., Any], **options: Any
@@ -59,6 +60,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 @pytest.fixture(autouse=True)
 def no_options_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in helpers.os.environ:
+    for name in list(os.environ):
         if name.startswith("FASTBATCH_"):
             monkeypatch.delenv(name)

@@ -11,11 +11,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import fastbatch
 
@@ -56,9 +56,7 @@ class Connection:
     def __init__(self, server: fastbatch.Server | Address) -> None:
         address = server.address if isinstance(server, fastbatch.Server) else server
         if isinstance(address, str):
-            self.socket = socket.socket(socket.AF_UNIX)
-            self.socket.settimeout(TIMEOUT)
-            self.socket.connect(address)
+            self.socket = _connect_unix(address)
         else:
             self.socket = socket.create_connection(address, TIMEOUT)
             # What is sent apart is to arrive apart, as far as that can be had.
@@ -179,9 +177,10 @@ class Program:
     """A process whose stderr is read line by line."""
 
     def __init__(
-        self, command: Sequence[str], cwd: Path, env: dict[str, str], **options: object
+        self, command: Sequence[str], cwd: Path, env: dict[str, str], **options: Any
     ) -> None:
-        self._process = subprocess.Popen(
+        self.cwd = cwd
+        self._process: subprocess.Popen[str] = subprocess.Popen(
             command,
             cwd=cwd,
             env=clean_environment() | env,
@@ -191,7 +190,7 @@ class Program:
             text=True,
             # A signal that pytest was started with as ignored would be so here, too.
             preexec_fn=_default_signals,
-            **options,  # type: ignore[call-overload]
+            **options,
         )
         self._output: list[str] = []
         self._errors: list[str] = []
@@ -223,7 +222,9 @@ class Program:
         end = time.monotonic() + TIMEOUT
         with self._news:
             while True:
-                match = re.search(pattern, self.errors) or re.search(pattern, self.output)
+                match = re.search(pattern, self.errors) or re.search(
+                    pattern, self.output
+                )
                 if match:
                     return match
                 assert self._news.wait(end - time.monotonic()), (
@@ -238,6 +239,9 @@ class Program:
 
     def signal(self, number: signal.Signals = signal.SIGINT) -> None:
         self._process.send_signal(number)
+
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     def wait(self) -> int:
         """Wait for its end. Returns its status, negative after a signal."""
@@ -261,11 +265,15 @@ class Program:
 
 
 def clean_environment() -> dict[str, str]:
-    """This one's, but with no options of ours, and with the fastbatch that we test."""
+    """This process's environment without options, with our fastbatch and helpers."""
     ours = ("FASTBATCH_", "LISTEN_", "PYTHON")
     clean = {n: value for n, value in os.environ.items() if not n.startswith(ours)}
-    folder = Path(cast(str, fastbatch.__file__)).parents[1]
-    return clean | {"PYTHONPATH": str(folder), "PYTHONUNBUFFERED": "1", "COLUMNS": "80"}
+    folders = (Path(fastbatch.__file__).parents[1], Path(__file__).parent)
+    return clean | {
+        "PYTHONPATH": os.pathsep.join(str(folder) for folder in folders),
+        "PYTHONUNBUFFERED": "1",
+        "COLUMNS": "80",
+    }
 
 
 PYTHON = sys.executable
@@ -274,6 +282,17 @@ PYTHON = sys.executable
 def _default_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+
+
+def _connect_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(TIMEOUT)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class _Tape(io.BufferedReader):
@@ -321,10 +340,3 @@ def _read_reply(stream: io.BufferedIOBase, method: str) -> Reply:
     response = http.client.HTTPResponse(source, method=method)
     response.begin()
     return Reply(response.status, response.reason, response.msg, response.read())
-
-
-@contextlib.contextmanager
-def working_directory(path: Path) -> Iterator[None]:
-    """Work in ``path`` for the time being (contextlib.chdir, and it is put back)."""
-    with contextlib.chdir(path):
-        yield

@@ -399,7 +399,6 @@ begin_message(fb_http *http)
     http->has_target = false;
     http->is_chunked = false;
     http->has_other_coding = false;
-    http->is_in_empty_line = false;
     http->wants_continue = false;
 }
 
@@ -529,21 +528,23 @@ drop_framing(fb_http *http, fb_buf *in)
 }
 
 /* Empty lines before a request line are ignored, RFC 9112 2.2; they are no message yet.
- * llhttp would also skip a CR or LF that stands alone. */
+ * llhttp would also skip a CR or LF that stands alone. A CR at the end of the input stays
+ * in it, as the first byte of what may become a message. */
 static bool
 skip_empty_lines(fb_http *http, const fb_buf *in)
 {
     for (; http->parsed < in->len; http->parsed++) {
+        bool is_after_cr = http->parsed > http->req.start;
         char c = in->data[http->parsed];
-        if (http->is_in_empty_line ? c != '\n' : c == '\n') {
+        if (is_after_cr ? c != '\n' : c == '\n') {
             return reject(http, 400, "a bare CR or LF before the request line");
         }
-        if (c != '\r' && c != '\n') {
+        if (is_after_cr) {
+            http->req.start = http->parsed + 1;
+        } else if (c != '\r') {
             break;
         }
-        http->is_in_empty_line = c == '\r';
     }
-    http->req.start = http->parsed;
     return true;
 }
 

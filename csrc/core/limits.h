@@ -35,6 +35,7 @@
 
 #define FB_MAX_CONNECTIONS 16384       /* connections; then: accepting pauses */
 #define FB_BACKLOG 2048                /* connections that wait in the kernel */
+#define FB_ACCEPT_BURST 64             /* accepted at once; then others have a turn */
 #define FB_INPUT_BYTES (4 * 1024)      /* first size of a reading buffer */
 #define FB_INPUT_ROOM 1024             /* a read is never asked for less room than this */
 #define FB_PIPELINE_BYTES (64 * 1024)  /* read ahead of the replies; then: reading waits */
@@ -42,8 +43,8 @@
 #define FB_OUTPUT_HIGH_WATER (64 * 1024) /* bytes of a stream held for a slow reader */
 #define FB_KEEP_BYTES (64 * 1024)      /* a larger idle buffer goes back to the allocator */
 #define FB_POOL_ITEMS 512              /* idle exchanges and connections kept for reuse */
-#define FB_ZERO_COPY_BYTES (64 * 1024) /* a body from this size is written without a copy;
-                                          measured, see bench/README.md */
+#define FB_ZERO_COPY_BYTES (32 * 1024) /* a body from this size is written from where it
+                                          is: measured, below it a copy costs no more */
 
 /* ---- time, in milliseconds; an option of 0 is none ---------------------------- */
 

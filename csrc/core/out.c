@@ -44,6 +44,11 @@ fb_out_reset(fb_out *out)
     assert(fb_out_is_empty(out));
     fb_buf_reset(&out->bytes, FB_KEEP_BYTES);
     fb_buf_reset(&out->chunk, 0);
+    if (out->parts_cap * sizeof(fb_part) > FB_KEEP_BYTES) {
+        fb_heap_give(out->bytes.heap, out->parts);
+        out->parts = NULL;
+        out->parts_cap = 0;
+    }
     out->n_parts = 0;
     out->part = 0;
     out->n_sent = 0;
@@ -128,13 +133,14 @@ is_stream_next(const fb_out *out)
            out->n_sent == out->parts[out->part].at;
 }
 
+/* List data from one offset to another; nothing when they are the same. */
 static size_t
-add_run(fb_run *runs, size_t n, const char *data, size_t len)
+add_run(fb_run *runs, size_t n, const char *data, size_t from, size_t to)
 {
-    if (len == 0) {
-        return n;
+    if (from == to) {
+        return n; /* data may be NULL, to which nothing can be added */
     }
-    runs[n] = (fb_run){data, len};
+    runs[n] = (fb_run){data + from, to - from};
     return n + 1;
 }
 
@@ -150,21 +156,20 @@ fb_out_gather(fb_out *out, fb_run *runs, size_t most)
     const fb_buf *chunk = &out->chunk;
     size_t n = 0;
     if (has_chunk(out)) {
-        n = add_run(runs, n, chunk->data + out->n_chunk_sent,
-                    chunk->len - out->n_chunk_sent);
+        n = add_run(runs, n, chunk->data, out->n_chunk_sent, chunk->len);
     }
     size_t sent = out->n_sent;
     size_t part_sent = out->n_part_sent;
     for (size_t i = out->part; !out->has_failed && n + 2 <= most; i++) {
         bool is_last = i == out->n_parts;
         size_t end = is_last ? out->bytes.len : out->parts[i].at;
-        n = add_run(runs, n, out->bytes.data + sent, end - sent);
+        n = add_run(runs, n, out->bytes.data, sent, end);
         sent = end;
         if (is_last || is_stream(&out->parts[i])) {
             break;
         }
         const fb_body *body = &out->parts[i].body;
-        n = add_run(runs, n, body->data + part_sent, body->len - part_sent);
+        n = add_run(runs, n, body->data, part_sent, body->len);
         part_sent = 0;
     }
     return n;

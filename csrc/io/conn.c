@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A connection from accept to close: reading, parsing into slots, writing, time-outs.
+ * A connection from its socket to its close: reading, parsing into slots, writing, time-outs.
  * The states are listed in the header; set_state is the only place that changes them.
  *
  * What is read ahead: a connection whose output does not leave at once is not read, so
@@ -12,6 +12,7 @@
 #include "io/server.h"
 
 #include <assert.h>
+#include <unistd.h>
 
 #define WRITE_RUNS 4 /* runs of bytes in one write: what uv_write holds without malloc */
 
@@ -368,8 +369,8 @@ write_round(fb_conn *conn)
         }
         return conn->state != FB_CONN_CLOSING && !fb_out_is_empty(out);
     }
-    if (out->part < out->n_parts || out->chunk.len > 0) {
-        /* A large body: one write each iteration, so that it holds up nobody else. */
+    if (out->n_chunk_sent < out->chunk.len) {
+        /* A stream: one write each iteration, so that it holds up nobody else. */
         queue_write(conn, bufs, n);
         return false;
     }
@@ -635,38 +636,44 @@ fb_conn_close(fb_conn *conn)
 }
 
 static int
-open_stream(fb_conn *conn, uv_stream_t *listener)
+open_tcp(fb_conn *conn, int fd)
 {
-    uv_loop_t *loop = &conn->server->loop;
-    if (listener->type == UV_TCP) {
-        return uv_tcp_init(loop, &conn->uv.tcp);
+    int error = uv_tcp_init(&conn->server->loop, &conn->uv.tcp);
+    if (error == 0) {
+        error = uv_tcp_open(&conn->uv.tcp, fd);
     }
-    return uv_pipe_init(loop, &conn->uv.pipe, 0);
+    if (error == 0) {
+        /* A reply is one write, and nothing follows it: waiting to fill a segment would
+         * only delay it. If it fails, the peer has left, and reading will tell. */
+        (void)uv_tcp_nodelay(&conn->uv.tcp, 1);
+    }
+    return error;
+}
+
+static int
+open_pipe(fb_conn *conn, int fd)
+{
+    int error = uv_pipe_init(&conn->server->loop, &conn->uv.pipe, 0);
+    return error != 0 ? error : uv_pipe_open(&conn->uv.pipe, fd);
 }
 
 void
-fb_conn_accept(fb_server *server, uv_stream_t *listener)
+fb_conn_open(fb_server *server, int fd, bool is_tcp)
 {
     fb_conn *conn = fb_server_new_conn(server);
     if (conn == NULL) {
+        close(fd);
         return;
     }
-    if (open_stream(conn, listener) != 0) {
-        fb_server_conn_gone(server, conn);
-        return;
-    }
+    int error = is_tcp ? open_tcp(conn, fd) : open_pipe(conn, fd);
     conn->uv.handle.data = conn;
     start_wait(conn, FB_WAIT_REQUEST);
-    if (uv_accept(listener, &conn->uv.stream) != 0) {
+    if (error != 0) {
+        close(fd); /* not libuv's yet */
         fb_conn_close(conn);
         return;
     }
     fb_count_add(&server->stats.n_conns, 1);
-    if (listener->type == UV_TCP) {
-        /* A reply is one write, and nothing follows it: waiting to fill a segment would
-         * only delay it. That it failed means that the peer has left; reading will tell. */
-        (void)uv_tcp_nodelay(&conn->uv.tcp, 1);
-    }
     start_reading(conn);
 }
 

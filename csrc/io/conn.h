@@ -82,9 +82,9 @@ typedef struct fb_conn {
     uv_shutdown_t shutdown;
 } fb_conn;
 
-/* Accept a connection from listener. When there is no memory, or the peer has left
- * already, nothing is kept of it. */
-void fb_conn_accept(fb_server *server, uv_stream_t *listener);
+/* Serve a connection that was accepted. Takes fd, a stream socket that does not block;
+ * when there is no memory, it is closed. */
+void fb_conn_open(fb_server *server, int fd, bool is_tcp);
 
 /* Parse what the connection has received, filling slots of the batch. */
 void fb_conn_parse(fb_conn *conn);

@@ -9,7 +9,6 @@
 #include "io/server.h"
 
 #include <assert.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 /* ---- the dispatch point ---------------------------------------------------------- */
@@ -171,7 +170,7 @@ static void
 close_listeners(fb_server *server)
 {
     for (size_t i = 0; i < server->n_listeners; i++) {
-        close_handle(&server->listeners[i].uv.handle);
+        fb_listener_close(&server->listeners[i]);
     }
 }
 
@@ -273,6 +272,30 @@ fb_server_stop(fb_server *server, fb_stop stop)
     uv_async_send(&server->stop);
 }
 
+static void on_tick(uv_timer_t *tick);
+
+bool
+fb_server_is_full(const fb_server *server)
+{
+    return fb_count_get(&server->n_conns) >= server->limits.max_connections;
+}
+
+void
+fb_server_start_tick(fb_server *server)
+{
+    if (!uv_is_active((uv_handle_t *)&server->tick)) {
+        uv_timer_start(&server->tick, on_tick, server->tick_ms, server->tick_ms);
+    }
+}
+
+static void
+resume_accepting(fb_server *server)
+{
+    for (size_t i = 0; i < server->n_listeners; i++) {
+        fb_listener_resume(&server->listeners[i]);
+    }
+}
+
 /* ---- callbacks of the loop ------------------------------------------------------- */
 
 static void
@@ -301,6 +324,10 @@ on_tick(uv_timer_t *tick)
         }
     }
     work_off(server);
+    if (fb_count_get(&server->n_conns) == 0) {
+        uv_timer_stop(tick);
+    }
+    resume_accepting(server); /* which starts the tick again if it has to pause again */
 }
 
 static void
@@ -327,38 +354,6 @@ on_wakeup(uv_poll_t *wakeup, int status, int events)
 }
 
 /* ---- connections ----------------------------------------------------------------- */
-
-static bool
-is_full(const fb_server *server)
-{
-    return fb_count_get(&server->n_conns) >= server->limits.max_connections;
-}
-
-static void
-on_connection(uv_stream_t *stream, int status)
-{
-    fb_listener *listener = stream->data;
-    if (status != 0) {
-        return; /* the peer has left, or the table of files is full */
-    }
-    if (is_full(listener->server)) {
-        listener->is_held = true; /* libuv waits until the connection is accepted */
-        return;
-    }
-    fb_conn_accept(listener->server, stream);
-}
-
-static void
-accept_held(fb_server *server)
-{
-    for (size_t i = 0; i < server->n_listeners && !is_full(server); i++) {
-        fb_listener *listener = &server->listeners[i];
-        if (listener->is_held && !uv_is_closing(&listener->uv.handle)) {
-            listener->is_held = false;
-            fb_conn_accept(server, &listener->uv.stream);
-        }
-    }
-}
 
 static fb_conn *
 take_conn(fb_server *server)
@@ -387,9 +382,7 @@ fb_server_new_conn(fb_server *server)
     }
     server->conns = conn;
     fb_count_add(&server->n_conns, 1);
-    if (fb_count_get(&server->n_conns) == 1) {
-        uv_timer_start(&server->tick, on_tick, server->tick_ms, server->tick_ms);
-    }
+    fb_server_start_tick(server);
     return conn;
 }
 
@@ -418,57 +411,14 @@ fb_server_conn_gone(fb_server *server, fb_conn *conn)
     } else {
         fb_heap_give(&server->heap, conn);
     }
-    if (fb_count_get(&server->n_conns) == 0) {
-        uv_timer_stop(&server->tick);
-        if (server->stopping == FB_STOP_GRACEFUL && server->stop_step >= 3) {
-            close_own_handles(server);
-        }
+    if (fb_count_get(&server->n_conns) == 0 && server->stopping == FB_STOP_GRACEFUL &&
+        server->stop_step >= 3) {
+        close_own_handles(server);
     }
-    accept_held(server);
+    resume_accepting(server);
 }
 
 /* ---- opening and closing ----------------------------------------------------------- */
-
-static int
-socket_family(int fd)
-{
-    struct sockaddr_storage addr;
-    socklen_t len = sizeof(addr);
-    if (getsockname(fd, (struct sockaddr *)&addr, &len) != 0) {
-        return uv_translate_sys_error(errno);
-    }
-    return addr.ss_family;
-}
-
-static int
-open_stream(fb_server *server, fb_listener *listener, int fd)
-{
-    int family = socket_family(fd);
-    if (family < 0) {
-        return family;
-    }
-    if (family == AF_UNIX) {
-        int error = uv_pipe_init(&server->loop, &listener->uv.pipe, 0);
-        return error != 0 ? error : uv_pipe_open(&listener->uv.pipe, fd);
-    }
-    int error = uv_tcp_init(&server->loop, &listener->uv.tcp);
-    return error != 0 ? error : uv_tcp_open(&listener->uv.tcp, fd);
-}
-
-static int
-open_listener(fb_server *server, int fd)
-{
-    fb_listener *listener = &server->listeners[server->n_listeners];
-    listener->server = server;
-    int error = open_stream(server, listener, fd);
-    if (error != 0) {
-        close_handle(&listener->uv.handle);
-        return error;
-    }
-    server->n_listeners++;
-    listener->uv.handle.data = listener;
-    return uv_listen(&listener->uv.stream, server->limits.backlog, on_connection);
-}
 
 static int
 open_listeners(fb_server *server, const fb_server_setup *setup)
@@ -482,7 +432,10 @@ open_listeners(fb_server *server, const fb_server_setup *setup)
         return UV_ENOMEM;
     }
     for (size_t i = 0; i < setup->n_fds; i++) {
-        int error = open_listener(server, setup->fds[i]);
+        fb_listener *listener = &server->listeners[i];
+        int error = fb_listener_open(listener, server, setup->fds[i],
+                                     server->limits.backlog);
+        server->n_listeners += listener->is_open ? 1 : 0;
         if (error != 0) {
             return error;
         }

@@ -8,7 +8,7 @@
  *   thing          made by           owned by      ends            valid until
  *   fb_server      fb_server_open    the binding   fb_server_close that
  *   fb_batch       fb_server_open    fb_server     fb_server_close that
- *   fb_conn        fb_conn_accept    fb_server     on_closed       closing phase of the
+ *   fb_conn        fb_conn_open      fb_server     on_closed       closing phase of the
  *                                                                  iteration it was closed in
  *   exchange->in   libuv's read      fb_conn       compacted when  next growth: never during
  *                                                  settled         a dispatch
@@ -24,6 +24,7 @@
 
 #include "core/reply.h"
 #include "io/conn.h"
+#include "io/listener.h"
 
 #include <stdatomic.h>
 
@@ -38,17 +39,6 @@ typedef struct fb_server_ops {
     /* The loop is about to wait: a chance to release what was kept for later. */
     void (*rest)(void *owner);
 } fb_server_ops;
-
-typedef struct fb_listener {
-    union {
-        uv_handle_t handle;
-        uv_stream_t stream;
-        uv_tcp_t tcp;
-        uv_pipe_t pipe;
-    } uv;
-    fb_server *server;
-    bool is_held; /* a connection waits for one to end: max_connections */
-} fb_listener;
 
 typedef enum fb_stop {
     FB_STOP_NO,
@@ -70,7 +60,7 @@ typedef struct fb_stats {
 struct fb_server {
     uv_loop_t loop;
     uv_check_t check;   /* the dispatch point */
-    uv_timer_t tick;    /* the coarse timer; runs while there are connections */
+    uv_timer_t tick;    /* the coarse timer; runs while there is something to wait for */
     uv_timer_t grace;   /* the end of a graceful stop */
     uv_idle_t idle;     /* keeps the loop from waiting, in the first steps of a stop */
     uv_async_t stop;    /* fb_server_stop, from other threads */
@@ -112,8 +102,8 @@ typedef struct fb_server_setup {
     void *owner;              /* kept */
 } fb_server_setup;
 
-/* Open a server in zeroed memory. Takes the descriptors that it got as far as opening:
- * server->n_listeners of them. Returns 0 or libuv's error code; fb_server_close must
+/* Open a server in zeroed memory. Takes the first server->n_listeners descriptors: all,
+ * unless it fails. Returns 0 or libuv's error code; fb_server_close must
  * follow either way. */
 int fb_server_open(fb_server *server, const fb_server_setup *setup);
 
@@ -139,7 +129,7 @@ bool fb_server_is_flush_due(const fb_server *server);
 /* Send what has been answered, in the midst of a dispatch. */
 void fb_server_flush(fb_server *server);
 
-/* ---- for conn.c ------------------------------------------------------------------ */
+/* ---- for conn.c and listener.c ---------------------------------------------------- */
 
 /* Hand the batch over and settle whoever was in it. */
 void fb_server_dispatch(fb_server *server);
@@ -155,6 +145,12 @@ bool fb_server_closes_idle(const fb_server *server);
 
 /* Returns a zeroed connection on the server's list, or NULL for want of memory. */
 fb_conn *fb_server_new_conn(fb_server *server);
+
+/* Returns whether there are max_connections. */
+bool fb_server_is_full(const fb_server *server);
+
+/* Have the coarse timer run, if it does not yet. */
+void fb_server_start_tick(fb_server *server);
 
 /* Takes conn, which was closed for good. */
 void fb_server_conn_gone(fb_server *server, fb_conn *conn);

@@ -4,10 +4,13 @@
  */
 #include "feeder.h"
 
+#include "core/reply.h"
+
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 
 static const fb_limits defaults = {
     .batch_size = FB_BATCH_SLOTS,
@@ -94,6 +97,52 @@ show_span(test_feeder *feeder, const fb_slot *slot, fb_span span)
     }
 }
 
+static bool
+is_visible(const char *bytes, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (bytes[i] <= ' ' || bytes[i] > '~') {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool
+is_stripped(const char *bytes, size_t len)
+{
+    const char *blanks = " \t";
+    return len == 0 || (strchr(blanks, bytes[0]) == NULL &&
+                        strchr(blanks, bytes[len - 1]) == NULL);
+}
+
+/* What holds for every request, whatever was sent. */
+static void
+assert_sound(const test_feeder *feeder, const fb_slot *slot)
+{
+    const fb_request *req = &slot->req;
+    const fb_limits *limits = &feeder->limits;
+    const char *path = slot->data + req->path.off;
+    assert(req->minor <= 1 && req->is_head == (req->method == HTTP_HEAD));
+    assert(req->target.len > 0 && req->target.len <= limits->max_target);
+    assert(is_visible(slot->data + req->target.off, req->target.len));
+    assert(req->path.len > 0 && (path[0] == '/' || req->method == HTTP_OPTIONS));
+    assert(req->body.len <= limits->max_body);
+    assert((size_t)req->n_headers + req->n_dropped <= limits->max_headers);
+    size_t n_hosts = 0;
+    for (size_t i = 0; i < req->n_headers; i++) {
+        fb_header field = req->headers[i];
+        const char *name = slot->data + field.name.off;
+        const char *value = slot->data + field.value.off;
+        assert(fb_field_name_is_valid(name, field.name.len));
+        assert(memchr(name, '_', field.name.len) == NULL);
+        assert(fb_field_value_is_valid(value, field.value.len));
+        assert(is_stripped(value, field.value.len));
+        n_hosts += field.name.len == 4 && strncasecmp(name, "host", 4) == 0;
+    }
+    assert(n_hosts == 1 || (n_hosts == 0 && req->minor == 0));
+}
+
 static void
 show_slot(test_feeder *feeder, const fb_slot *slot)
 {
@@ -132,6 +181,7 @@ answer_batch(test_feeder *feeder)
         fb_slot *slot = &feeder->batch.slots[i];
         assert(slot->owner == feeder && slot->turn == i);
         slot->data = feeder->in.data + slot->req.start;
+        assert_sound(feeder, slot);
         show_slot(feeder, slot);
     }
     fb_batch_reset(&feeder->batch);

@@ -2,8 +2,6 @@
 /*
  * Pages, and behind them one that faults.
  */
-#define _GNU_SOURCE /* MAP_ANONYMOUS */
-
 #include "guard.h"
 
 #include <assert.h>

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Accepting. When there are as many connections as allowed, or no descriptors, accepting
+ * pauses: who waits stays in the kernel's queue, and nothing spins.
+ */
+#include "io/listener.h"
+
+#include "io/server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+static void on_readable(uv_poll_t *poll, int status, int events);
+
+static void
+pause_accepting(fb_listener *listener)
+{
+    listener->is_paused = true;
+    uv_poll_stop(&listener->poll);
+    fb_server_start_tick(listener->server);
+}
+
+/* Returns whether there may be more to accept. */
+static bool
+accept_one(fb_listener *listener)
+{
+    if (fb_server_is_full(listener->server)) {
+        pause_accepting(listener);
+        return false;
+    }
+    int fd = accept4(listener->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd >= 0) {
+        fb_conn_open(listener->server, fd, listener->is_tcp);
+        return true;
+    }
+    if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        pause_accepting(listener);
+        return false;
+    }
+    /* Of the others, all but EAGAIN say that one peer has left before it was accepted. */
+    return errno != EAGAIN && errno != EWOULDBLOCK;
+}
+
+static void
+on_readable(uv_poll_t *poll, int status, int events)
+{
+    (void)status;
+    (void)events;
+    fb_listener *listener = poll->data;
+    for (int i = 0; i < FB_ACCEPT_BURST && listener->is_open; i++) {
+        if (!accept_one(listener)) {
+            return;
+        }
+    }
+}
+
+/* Returns the address family of a stream socket, or libuv's error code. */
+static int
+family_of(int fd)
+{
+    int type = 0;
+    struct sockaddr_storage addr;
+    socklen_t type_len = sizeof(type);
+    socklen_t addr_len = sizeof(addr);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 ||
+        getsockname(fd, (struct sockaddr *)&addr, &addr_len) != 0) {
+        return uv_translate_sys_error(errno);
+    }
+    return type == SOCK_STREAM ? addr.ss_family : UV_ESOCKTNOSUPPORT;
+}
+
+int
+fb_listener_open(fb_listener *listener, fb_server *server, int fd, int backlog)
+{
+    int family = family_of(fd);
+    if (family < 0) {
+        return family;
+    }
+    if (listen(fd, backlog) != 0) {
+        return uv_translate_sys_error(errno);
+    }
+    int error = uv_poll_init(&server->loop, &listener->poll, fd);
+    if (error != 0) {
+        return error;
+    }
+    listener->poll.data = listener;
+    listener->server = server;
+    listener->fd = fd;
+    listener->is_tcp = family != AF_UNIX;
+    listener->is_open = true;
+    return uv_poll_start(&listener->poll, UV_READABLE, on_readable);
+}
+
+void
+fb_listener_resume(fb_listener *listener)
+{
+    if (listener->is_open && listener->is_paused) {
+        listener->is_paused = false;
+        uv_poll_start(&listener->poll, UV_READABLE, on_readable);
+    }
+}
+
+void
+fb_listener_close(fb_listener *listener)
+{
+    if (listener->is_open) {
+        listener->is_open = false;
+        uv_close((uv_handle_t *)&listener->poll, NULL);
+        close(listener->fd);
+    }
+}

@@ -1,0 +1,74 @@
+"""What the README says is so."""
+
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Serve
+
+import fastbatch
+from fastbatch import _core
+
+README = Path(__file__).parent.parent.joinpath("README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROWS = re.findall(r"^\| `(\w+)` \| ([\d.]+) \w+", README, re.MULTILINE)
+
+
+def block_with(text: str) -> str:
+    [block] = [block for block in BLOCKS if text in block]
+    return block
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_the_first_example_serves(serve: Serve, monkeypatch: Any) -> None:
+    handlers = []
+    monkeypatch.setattr(fastbatch, "run", handlers.append)
+    exec(block_with("fastbatch.run(hello)"), {})
+    assert get(serve(handlers[0]).url) == (200, "Hello, World!")
+
+
+def test_the_example_of_replies_gives_them(serve: Serve) -> None:
+    names: dict[str, Any] = {}
+    exec(block_with("def app(request)"), names)
+    url = serve(names["app"]).url
+    assert get(url + "/users/1") == (200, '{"name": "Ada"}')
+    assert get(url + "/users/2") == (404, "no such user")
+    assert get(url + "/count") == (200, "".join(f"{n}\n" for n in range(1000)))
+
+
+def test_the_example_of_a_server_prints_its_reply(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    exec(block_with("fastbatch.Server("), {})
+    assert capsys.readouterr().out == "b'Hello!'\n"
+
+
+def test_all_python_blocks_are_run_here() -> None:
+    assert len(BLOCKS) == 3
+
+
+@pytest.mark.parametrize(("name", "value"), ROWS)
+def test_the_table_of_limits_has_the_defaults(name: str, value: str) -> None:
+    assert getattr(fastbatch.Options(), name) == float(value)
+
+
+def test_the_table_of_limits_has_every_limit() -> None:
+    unlimited = {"bind", "unix_mode", "interface", "server_header"}
+    assert {name for name, _ in ROWS} | unlimited == set(
+        fastbatch.Options.__dataclass_fields__
+    )
+
+
+def test_the_versions_are_those_built_in() -> None:
+    for name, version in _core.VERSIONS.items():
+        assert f"{name} {version} (" in README
