@@ -16,9 +16,10 @@
 #include <llhttp.h>
 #include <uv.h>
 
-#define REPLY                                                                        \
-    "HTTP/1.1 200 OK\r\nServer: the-floor\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n" \
-    "Content-Type: text/plain; charset=utf-8\r\nContent-Length: 13\r\n\r\nHello, World!"
+#define REPLY                                                                          \
+    "HTTP/1.1 200 OK\r\nServer: the-floor\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\n"  \
+    "Content-Type: text/plain; charset=utf-8\r\nContent-Length: 13\r\n\r\n"            \
+    "Hello, World!"
 
 enum {
     BACKLOG = 2048,
@@ -69,15 +70,14 @@ on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     *buf = uv_buf_init(((conn *)handle->data)->in, IN_BYTES);
 }
 
-static void
-on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
+static void on_read(uv_stream_t *stream, ssize_t n, const uv_buf_t *buf);
 
 static void
 on_written(uv_write_t *write, int status)
 {
     conn *c = write->data;
-    if (status < 0 || c->wants_close
-        || uv_read_start(write->handle, on_alloc, on_read) < 0) {
+    if (status < 0 || c->wants_close ||
+        uv_read_start(write->handle, on_alloc, on_read) < 0) {
         close_conn(c);
     }
 }
@@ -126,9 +126,9 @@ on_connection(uv_stream_t *listener, int status)
     llhttp_init(&c->parser, HTTP_REQUEST, &settings);
     c->tcp.data = c->write.data = c->parser.data = c;
     c->wants_close = false;
-    if (uv_accept(listener, (uv_stream_t *)&c->tcp) < 0
-        || uv_tcp_nodelay(&c->tcp, 1) < 0
-        || uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read) < 0) {
+    if (uv_accept(listener, (uv_stream_t *)&c->tcp) < 0 ||
+        uv_tcp_nodelay(&c->tcp, 1) < 0 ||
+        uv_read_start((uv_stream_t *)&c->tcp, on_alloc, on_read) < 0) {
         close_conn(c);
     }
 }
@@ -139,11 +139,11 @@ start_listening(uv_tcp_t *listener)
 {
     struct sockaddr_in address;
     int size = sizeof address;
-    if (uv_ip4_addr("127.0.0.1", 0, &address) < 0
-        || uv_tcp_init(uv_default_loop(), listener) < 0
-        || uv_tcp_bind(listener, (struct sockaddr *)&address, 0) < 0
-        || uv_listen((uv_stream_t *)listener, BACKLOG, on_connection) < 0
-        || uv_tcp_getsockname(listener, (struct sockaddr *)&address, &size) < 0) {
+    if (uv_ip4_addr("127.0.0.1", 0, &address) < 0 ||
+        uv_tcp_init(uv_default_loop(), listener) < 0 ||
+        uv_tcp_bind(listener, (struct sockaddr *)&address, 0) < 0 ||
+        uv_listen((uv_stream_t *)listener, BACKLOG, on_connection) < 0 ||
+        uv_tcp_getsockname(listener, (struct sockaddr *)&address, &size) < 0) {
         return -1;
     }
     return ntohs(address.sin_port);

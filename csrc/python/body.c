@@ -57,8 +57,8 @@ put_item(py_body *body, fb_buf *into, PyObject *item)
     Py_buffer view;
     if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0) {
         PyErr_Clear();
-        PyErr_Format(body->server->state->reply_error,
-                     "a streamed body gave %R, which is not bytes-like", item);
+        py_raise_reply_error(body->server->state,
+                             "a streamed body gave %U, which is not bytes-like", item);
         return -1;
     }
     int result = put_bytes(body, into, &view);

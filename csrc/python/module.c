@@ -32,6 +32,16 @@ py_log_exception(const py_state *state, const char *message)
     Py_XDECREF(raised);
 }
 
+void
+py_raise_reply_error(const py_state *state, const char *message, PyObject *culprit)
+{
+    PyObject *shown = PyObject_CallOneArg(state->brief, culprit);
+    if (shown != NULL) {
+        PyErr_Format(state->reply_error, message, shown);
+        Py_DECREF(shown);
+    }
+}
+
 /* ---- constants --------------------------------------------------------------------- */
 
 typedef struct limit {
@@ -158,6 +168,7 @@ make_imports(py_state *state)
     if ((state->logger = make_logger()) == NULL ||
         (state->parse_qs = import_attr("urllib.parse", "parse_qs")) == NULL ||
         (state->json_loads = import_attr("json", "loads")) == NULL ||
+        (state->brief = import_attr("reprlib", "repr")) == NULL ||
         (state->keys_view = import_attr("collections.abc", "KeysView")) == NULL ||
         (state->values_view = import_attr("collections.abc", "ValuesView")) == NULL ||
         (state->items_view = import_attr("collections.abc", "ItemsView")) == NULL) {
@@ -237,6 +248,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->logger);
     Py_VISIT(state->parse_qs);
     Py_VISIT(state->json_loads);
+    Py_VISIT(state->brief);
     Py_VISIT(state->keys_view);
     Py_VISIT(state->values_view);
     Py_VISIT(state->items_view);
@@ -255,6 +267,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->logger);
     Py_CLEAR(state->parse_qs);
     Py_CLEAR(state->json_loads);
+    Py_CLEAR(state->brief);
     Py_CLEAR(state->keys_view);
     Py_CLEAR(state->values_view);
     Py_CLEAR(state->items_view);

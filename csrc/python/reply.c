@@ -63,23 +63,20 @@ fini_reply(reply *r)
 
 /* Returns the bytes of a name or a value, kept alive by r; or NULL with an exception. */
 static const char *
-field_bytes(const py_state *state, reply *r, PyObject *text, const char *what,
-            size_t *len)
+field_bytes(const py_state *state, reply *r, PyObject *text, size_t *len)
 {
     PyObject *bytes = NULL;
     if (PyUnicode_Check(text)) {
         bytes = PyUnicode_AsLatin1String(text);
         if (bytes == NULL) {
             PyErr_Clear();
-            PyErr_Format(state->reply_error, "the header %s %R is not latin-1", what,
-                         text);
+            py_raise_reply_error(state, "the header name or value %U is not latin-1", text);
             return NULL;
         }
     } else if (PyBytes_Check(text)) {
         bytes = Py_NewRef(text);
     } else {
-        PyErr_Format(state->reply_error, "the header %s %R is not str or bytes", what,
-                     text);
+        py_raise_reply_error(state, "the header name or value %U is not str or bytes", text);
         return NULL;
     }
     int error = PyList_Append(r->kept, bytes);
@@ -180,21 +177,20 @@ static int
 read_field(const py_state *state, reply *r, PyObject *name, PyObject *value)
 {
     fb_field field;
-    field.name = field_bytes(state, r, name, "name", &field.name_len);
+    field.name = field_bytes(state, r, name, &field.name_len);
     if (field.name == NULL) {
         return -1;
     }
-    field.value = field_bytes(state, r, value, "value", &field.value_len);
+    field.value = field_bytes(state, r, value, &field.value_len);
     if (field.value == NULL) {
         return -1;
     }
     if (!fb_field_name_is_valid(field.name, field.name_len)) {
-        PyErr_Format(state->reply_error, "%R is no header name", name);
+        py_raise_reply_error(state, "%U is no header name", name);
         return -1;
     }
     if (!fb_field_value_is_valid(field.value, field.value_len)) {
-        PyErr_Format(state->reply_error, "the value %R of the header %R holds a control "
-                     "character", value, name);
+        py_raise_reply_error(state, "the header value %U holds a control character", value);
         return -1;
     }
     int verdict = judge_field(state, r, &field);
@@ -215,7 +211,7 @@ read_pair(const py_state *state, reply *r, PyObject *item)
     if (pair == NULL || PyTuple_Size(pair) != 2) {
         Py_XDECREF(pair);
         PyErr_Clear();
-        PyErr_Format(state->reply_error, "%R is no pair of header name and value", item);
+        py_raise_reply_error(state, "%U is no pair of header name and value", item);
         return -1;
     }
     int error = read_field(state, r, PyTuple_GetItem(pair, 0), PyTuple_GetItem(pair, 1));
@@ -252,9 +248,8 @@ snapshot_of(const py_state *state, PyObject *headers)
     }
     if (items == NULL) {
         PyErr_Clear();
-        PyErr_Format(state->reply_error,
-                     "headers %R are neither a mapping nor pairs of name and value",
-                     headers);
+        py_raise_reply_error(
+            state, "headers %U are neither a mapping nor pairs of name and value", headers);
     }
     return items;
 }
@@ -321,7 +316,7 @@ read_stream(const py_state *state, reply *r, PyObject *body)
     r->iterator = PyObject_GetIter(body);
     if (r->iterator == NULL) {
         PyErr_Clear();
-        PyErr_Format(state->reply_error, "%.100s is no body", Py_TYPE(body)->tp_name);
+        py_raise_reply_error(state, "%U is no body", body);
         return -1;
     }
     r->has_body = true;
@@ -331,8 +326,8 @@ read_stream(const py_state *state, reply *r, PyObject *body)
         return PyErr_Occurred() ? -1 : 0;
     }
     if (!PyObject_CheckBuffer(r->first)) {
-        PyErr_Format(state->reply_error, "a streamed body gave %R, which is not bytes-like",
-                     r->first);
+        py_raise_reply_error(state, "a streamed body gave %U, which is not bytes-like",
+                             r->first);
         return -1;
     }
     return 0;
@@ -364,8 +359,7 @@ read_status(const py_state *state, reply *r, PyObject *status)
     long number = PyLong_Check(status) ? PyLong_AsLong(status) : -1;
     if (number < FB_STATUS_MIN || number > FB_STATUS_MAX) {
         PyErr_Clear();
-        PyErr_Format(state->reply_error, "the status %R is no integer from %d to %d", status,
-                     FB_STATUS_MIN, FB_STATUS_MAX);
+        py_raise_reply_error(state, "the status %U is no integer from 200 to 599", status);
         return -1;
     }
     r->status = (int)number;
@@ -406,10 +400,10 @@ read_reply(const py_state *state, reply *r, PyObject *value)
     if (PyObject_CheckBuffer(value)) {
         return read_buffer(r, value);
     }
-    PyErr_Format(state->reply_error,
-                 "%.100s is no reply: give str, bytes, None, (status, body) or "
-                 "(status, headers, body)",
-                 Py_TYPE(value)->tp_name);
+    py_raise_reply_error(state,
+                         "%U is no reply: give str, bytes, None, (status, body) or "
+                         "(status, headers, body)",
+                         value);
     return -1;
 }
 

@@ -18,6 +18,7 @@ typedef struct py_state {
     PyObject *logger;     /* logging.getLogger("fastbatch") */
     PyObject *parse_qs;   /* urllib.parse.parse_qs */
     PyObject *json_loads; /* json.loads */
+    PyObject *brief;      /* reprlib.repr */
     PyObject *keys_view;  /* of collections.abc, as are the next two */
     PyObject *values_view;
     PyObject *items_view;
@@ -42,6 +43,9 @@ py_state_of_type(PyTypeObject *type)
 /* Log message through logging, with the exception that is set and its traceback; none is
  * set afterwards. */
 void py_log_exception(const py_state *state, const char *message);
+
+/* Raise ReplyError with message, whose one %U stands for culprit, briefly shown. */
+void py_raise_reply_error(const py_state *state, const char *message, PyObject *culprit);
 
 extern PyType_Spec py_request_spec;
 extern PyType_Spec py_headers_spec;
