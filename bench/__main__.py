@@ -311,8 +311,8 @@ def warn_of_others(results: Sequence[Result]) -> None:
     most = max(max(result.values(METRICS["others"])) for result in results)
     if most > OTHERS_PERCENT:
         warn(
-            f"Other processes took up to {most:.0f} % of a core: requests/s and\n"
-            "latency say little. Try again when the machine is idle."
+            f"Other processes took up to {most:.0f} % of a core: the figures say\n"
+            "little, requests/s and latency least. Measure again on an idle machine."
         )
 
 

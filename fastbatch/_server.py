@@ -6,6 +6,7 @@ have one, and the signals. No request passes through here.
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import contextlib
 import enum
@@ -364,6 +365,7 @@ class _Signals:
         self._stop = stop
         self._is_stopping = False
         self._late: list[int] = []
+        self._telling = _thread.allocate_lock()
         self._before: dict[int, Any] = {}
         self._wakeup_before: int | None = None
 
@@ -387,6 +389,9 @@ class _Signals:
             signal.signal(number, before)
         if self._wakeup_before is not None:
             signal.set_wakeup_fd(self._wakeup_before)
+        # So that it is said before the program ends.
+        if self._telling.acquire(timeout=1):
+            self._telling.release()
         for number in self._late:
             signal.raise_signal(number)
 
@@ -398,10 +403,29 @@ class _Signals:
         self._stop(is_second)
         if is_second:
             raise KeyboardInterrupt
-        _say(
+        self._tell(
             f"{signal.Signals(number).name}: answering what has arrived, then ending;"
             " another one ends it at once"
         )
+
+    def _tell(self, line: str) -> None:
+        """Say it in a thread, of the plain kind.
+
+        A signal handler may have interrupted the writing of a log message, and neither
+        streams nor the locks of logging and threading can be entered twice.
+        """
+
+        def tell() -> None:
+            try:
+                _say(line)
+            finally:
+                self._telling.release()
+
+        self._telling.acquire()
+        try:
+            _thread.start_new_thread(tell, ())
+        except RuntimeError:  # there are too many threads: it goes unsaid
+            self._telling.release()
 
 
 def _announce(server: Server) -> None:
@@ -415,8 +439,7 @@ def _say(line: str) -> None:
     ``run()`` is the program then, not a library within one, so silence would be wrong;
     and setting up logging for a program that has not done so would be, too.
     """
-    # stderr may be closed; or this is a signal handler that interrupted a write to it.
-    with contextlib.suppress(OSError, ValueError, RuntimeError):
+    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
         if log.hasHandlers():
             log.info(line)
         elif log.level <= logging.INFO:

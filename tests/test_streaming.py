@@ -1,6 +1,7 @@
 """Bodies that are made while they are sent."""
 
 import contextlib
+import http.client
 import socket
 import threading
 from collections.abc import Iterable, Iterator
@@ -201,9 +202,14 @@ def test_later_item_of_a_wrong_type_breaks_the_connection(
     serve: Serve, caplog: pytest.LogCaptureFixture, fields: Any, item: Any
 ) -> None:
     items = Items([b"good", item, b"never"])
-    with Connection(serve(lambda _request: (200, fields, items))) as connection:
-        connection.send(helpers.get() * 2)
-        data, _ = read_to_end(connection)
+
+    def handler(request: fastbatch.Request) -> Any:
+        return (200, fields, items) if request.path == "/bad" else "never"
+
+    with Connection(serve(handler)) as connection:
+        connection.send(helpers.get("/bad") + helpers.get())
+        data, is_orderly = read_to_end(connection)
+    assert not is_orderly
     assert_is_broken(data)
     record = gates.wait_for_error(caplog)
     assert "broke off" in record.getMessage()
@@ -214,9 +220,10 @@ def test_later_item_of_a_wrong_type_breaks_the_connection(
 
 def assert_is_broken(data: bytes) -> None:
     """A client must see that the one reply in ``data`` is not whole."""
-    with pytest.raises(Exception, match=r"IncompleteRead|invalid literal") as caught:
-        helpers.parse_replies(data or b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
-    assert caught.value is not None
+    assert b"never" not in data
+    if data:  # a reset may overtake what was sent before it
+        with pytest.raises(http.client.HTTPException):
+            helpers.parse_replies(data)
 
 
 # ---- streams that fail --------------------------------------------------------------
@@ -230,15 +237,14 @@ def test_stream_that_raises_breaks_its_connection_alone(
     items = Items([b"item"] * n_items + [ZeroDivisionError("no more")])
 
     def handler(request: fastbatch.Request) -> Any:
-        return (200, items) if request.path == "/bad" else "good"
+        return (200, items) if request.path == "/bad" else request.path[1:]
 
     server = serve(handler)
     with Connection(server) as bystander, Connection(server) as connection:
         connection.send(helpers.get("/bad", version=version) + helpers.get("/never"))
         data, is_orderly = read_to_end(connection)
-        assert bystander.ask().body == b"good"
+        assert bystander.ask("/good").body == b"good"
     assert not is_orderly
-    assert b"good" not in data
     if version == "1.1":
         assert_is_broken(data)
     record = gates.wait_for_error(caplog)
@@ -284,18 +290,13 @@ def test_stream_that_is_not_of_its_length_breaks_the_connection(
     assert message in str(record.exc_info[1])
 
 
-@pytest.mark.parametrize("items", [[], [b"12345"]], ids=["shorter", "longer"])
-def test_stream_that_is_not_of_its_length_at_once_sends_no_wrong_reply(
-    serve: Serve, caplog: pytest.LogCaptureFixture, items: list[bytes]
+def test_stream_of_nothing_that_has_a_length_is_a_500(
+    serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def handler(_request: fastbatch.Request) -> Any:
-        return 200, {"Content-Length": "4"}, iter(items)
-
-    with Connection(serve(handler)) as connection:
-        connection.send(helpers.get("/", "Connection: close"))
-        data, _ = read_to_end(connection)
-    assert not data.startswith(b"HTTP/1.1 200") or b"\r\n\r\n1" not in data
-    gates.wait_for_error(caplog)
+    server = serve(lambda _request: (200, {"Content-Length": "4"}, iter([])))
+    with Connection(server) as connection:
+        assert [connection.ask().status for _ in range(2)] == [500, 500]
+    assert all("has 0 bytes" in record.getMessage() for record in gates.errors(caplog))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
@@ -411,8 +412,7 @@ def test_close_is_called_when_the_server_stops(serve: Serve, *, now: bool) -> No
         connection.send(helpers.get())
         assert connection.socket.recv(1)
         server.stop(now=now)
-        assert items.n_closed == 1
-        _, is_orderly = read_to_end(connection)
+    assert items.n_closed == 1
 
 
 def test_stream_is_finished_when_the_server_stops_gracefully(serve: Serve) -> None:
@@ -572,4 +572,3 @@ def test_streams_on_two_connections_go_on_by_turns(serve: Serve) -> None:
         while left > 0:
             left -= len(one.socket.recv(65536)) + len(other.socket.recv(65536))
     assert min(first.n_taken, second.n_taken) * len(BLOCK) > 16 * 2**20
-    wait_until_closed(first, second)

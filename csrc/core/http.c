@@ -479,6 +479,7 @@ run(fb_http *http, fb_buf *in)
 {
     size_t began = http->parsed;
     size_t len = run_length(http, in->len - began);
+    assert(len > 0); /* check_framing came first */
     const char *begin = in->data + began;
     bool was_body = http->phase == FB_PHASE_BODY;
     http->input = in->data;

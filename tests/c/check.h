@@ -13,14 +13,14 @@ static int check_passed;     /* tests */
 static int check_failed;     /* tests */
 static int check_complaints; /* failed checks of the test that runs */
 
-#define CHECK(condition)                                                                 \
-    ((condition) ? (void)0                                                               \
-                 : (void)(check_complaints++,                                            \
+#define CHECK(condition)                                                               \
+    ((condition) ? (void)0                                                             \
+                 : (void)(check_complaints++,                                          \
                           printf("%s:%d: %s\n", __FILE__, __LINE__, #condition)))
 
 #define CHECK_SIZE(got, want) check_size(__FILE__, __LINE__, #got, (got), (want))
 
-#define CHECK_TEXT(got, len, want)                                                       \
+#define CHECK_TEXT(got, len, want)                                                     \
     check_text(__FILE__, __LINE__, #got, (got), (len), (want), strlen(want))
 
 #define RUN(test) (test(), check_count(#test))
@@ -35,13 +35,13 @@ check_size(const char *file, int line, const char *what, size_t got, size_t want
 }
 
 static inline void
-check_text(const char *file, int line, const char *what, const char *got, size_t got_len,
-           const char *want, size_t want_len)
+check_text(const char *file, int line, const char *what, const char *got,
+           size_t got_len, const char *want, size_t want_len)
 {
     if (got_len != want_len || (want_len > 0 && memcmp(got, want, want_len) != 0)) {
         check_complaints++;
-        printf("%s:%d: %s is\n%.*s\n    not\n%.*s\n", file, line, what, (int)got_len, got,
-               (int)want_len, want);
+        printf("%s:%d: %s is\n%.*s\n    not\n%.*s\n", file, line, what, (int)got_len,
+               got, (int)want_len, want);
     }
 }
 

@@ -112,8 +112,8 @@ static bool
 is_stripped(const char *bytes, size_t len)
 {
     const char *blanks = " \t";
-    return len == 0 || (strchr(blanks, bytes[0]) == NULL &&
-                        strchr(blanks, bytes[len - 1]) == NULL);
+    return len == 0 ||
+           (strchr(blanks, bytes[0]) == NULL && strchr(blanks, bytes[len - 1]) == NULL);
 }
 
 /* What holds for every request, whatever was sent. */

@@ -14,11 +14,11 @@
 #include "guard.h"
 
 typedef struct test_feeder {
-    fb_limits limits;  /* may be changed before the first byte */
-    bool compacts;     /* drop what was answered after every piece */
-    fb_heap heap;      /* of shown */
+    fb_limits limits; /* may be changed before the first byte */
+    bool compacts;    /* drop what was answered after every piece */
+    fb_heap heap;     /* of shown */
     fb_http http;
-    fb_buf in;         /* lies in room */
+    fb_buf in; /* lies in room */
     guard room;
     fb_batch batch;    /* requests not yet written down */
     fb_buf shown;      /* what came out, as text */

@@ -20,8 +20,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const fb_limits limits[] = {
-    {FB_BATCH_SLOTS, FB_MAX_TARGET, FB_MAX_HEADERS, FB_MAX_HEAD, FB_MAX_BODY, 0, 0, 0, 0, 0,
-     0, 0},
+    {FB_BATCH_SLOTS, FB_MAX_TARGET, FB_MAX_HEADERS, FB_MAX_HEAD, FB_MAX_BODY, 0, 0, 0,
+     0, 0, 0, 0},
     {FB_BATCH_SLOTS, 40, 4, 200, 20, 0, 0, 0, 0, 0, 0, 0},
     {FB_BATCH_SLOTS, 8, 2, 60, 0, 0, 0, 0, 0, 0, 0, 0},
     {FB_BATCH_SLOTS, 1200, FB_HEADERS_BOUND, 4000, 5000, 0, 0, 0, 0, 0, 0, 0},
@@ -64,7 +64,8 @@ seed_from(const char *bytes, size_t len)
 }
 
 static void
-give_in_drawn_pieces(test_feeder *feeder, const char *bytes, size_t len, uint32_t *state)
+give_in_drawn_pieces(test_feeder *feeder, const char *bytes, size_t len,
+                     uint32_t *state)
 {
     uint32_t largest = 1 + draw(state) % 64;
     for (size_t at = 0; at < len && !feeder->is_over;) {
@@ -80,15 +81,16 @@ give_in_drawn_pieces(test_feeder *feeder, const char *bytes, size_t len, uint32_
 static void
 complain(const test_feeder *whole, const test_feeder *split, const char *way)
 {
-    fprintf(stderr, "whole:\n%.*s\n%s:\n%.*s\n", (int)whole->shown.len, whole->shown.data,
-            way, (int)split->shown.len, split->shown.data);
+    fprintf(stderr, "whole:\n%.*s\n%s:\n%.*s\n", (int)whole->shown.len,
+            whole->shown.data, way, (int)split->shown.len, split->shown.data);
     abort();
 }
 
 static void
 compare(const test_feeder *whole, const test_feeder *split, const char *way)
 {
-    if (whole->shown.len != split->shown.len || whole->http.status != split->http.status ||
+    if (whole->shown.len != split->shown.len ||
+        whole->http.status != split->http.status ||
         (whole->shown.len > 0 &&
          memcmp(whole->shown.data, split->shown.data, whole->shown.len) != 0)) {
         complain(whole, split, way);

@@ -19,11 +19,11 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 typedef struct body {
-    size_t first;      /* number of its first byte */
-    size_t len;        /* bytes */
-    size_t given;      /* by a stream */
+    size_t first; /* number of its first byte */
+    size_t len;   /* bytes */
+    size_t given; /* by a stream */
     size_t n_released;
-    uint8_t manner;    /* how a stream gives, and ends */
+    uint8_t manner; /* how a stream gives, and ends */
 } body;
 
 typedef struct world {
@@ -95,7 +95,8 @@ queue_body(world *it, size_t len, bool is_stream, uint8_t manner)
     body *added = &it->bodies[it->n_bodies++];
     *added = (body){.first = it->n_queued, .len = len, .manner = manner};
     const char *bytes = is_stream ? NULL : content + it->n_queued;
-    require(fb_out_add_body(&it->out, (fb_body){&ops, added, bytes, is_stream ? 0 : len}));
+    require(
+        fb_out_add_body(&it->out, (fb_body){&ops, added, bytes, is_stream ? 0 : len}));
     it->n_queued += len;
 }
 
@@ -115,7 +116,8 @@ take(world *it, size_t most_runs, size_t most_bytes)
     it->n_sent += taken;
     fb_out_advance(&it->out, taken);
     require(it->n_sent <= it->n_queued);
-    require(!fb_out_is_empty(&it->out) || it->n_sent == it->n_queued || it->out.has_failed);
+    require(!fb_out_is_empty(&it->out) || it->n_sent == it->n_queued ||
+            it->out.has_failed);
 }
 
 static void

@@ -11,8 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define MOST_INPUT (4 << 20)   /* bytes: what the longest test feeds at once */
-#define SPLIT_MOST 1024        /* bytes: of longer files not every split is tried */
+#define MOST_INPUT (4 << 20) /* bytes: what the longest test feeds at once */
+#define SPLIT_MOST 1024      /* bytes: of longer files not every split is tried */
 
 static const char following[] = "GET /following HTTP/1.1\r\nHost: following\r\n\r\n";
 static const char following_expect[] = "request GET HTTP/1.1 keep-alive\n"
@@ -536,7 +536,8 @@ static void
 test_continue_is_wanted_until_the_body_begins(void)
 {
     open_input();
-    CHECK(feed("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n") == FB_FEED_MORE);
+    CHECK(feed("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n") ==
+          FB_FEED_MORE);
     CHECK(feed("Content-Length: 2\r\n\r\n") == FB_FEED_MORE && http.wants_continue);
     CHECK(feed("a") == FB_FEED_MORE && !http.wants_continue);
     CHECK(feed("b") == FB_FEED_REQUEST && !http.wants_continue);
@@ -553,7 +554,8 @@ static void
 test_continue_is_not_wanted_without_a_body_or_on_http_1_0(void)
 {
     open_input();
-    CHECK(feed("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n") == FB_FEED_MORE);
+    CHECK(feed("GET / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n") ==
+          FB_FEED_MORE);
     CHECK(feed("Content-Length: 0\r\n\r\n") == FB_FEED_REQUEST && !http.wants_continue);
     CHECK(feed("POST / HTTP/1.0\r\nExpect: 100-continue\r\n") == FB_FEED_MORE);
     CHECK(feed("Content-Length: 2\r\n\r\n") == FB_FEED_MORE && !http.wants_continue);
@@ -584,7 +586,8 @@ test_compacting_drops_what_is_before_the_message_in_hand(void)
 {
     open_input();
     CHECK(feed("GET /a HTTP/1.1\r\nHost: a\r\n\r\nGET /b HT") == FB_FEED_REQUEST);
-    fb_http_compact(&http, &in); /* answered: the bytes behind it are still to be parsed */
+    fb_http_compact(&http,
+                    &in); /* answered: the bytes behind it are still to be parsed */
     CHECK_TEXT(in.data, in.len, "GET /b HT");
     CHECK_SIZE(http.parsed, 0);
     CHECK(fb_http_feed(&http, &in) == FB_FEED_MORE);
@@ -601,7 +604,8 @@ test_compacting_drops_what_is_before_the_message_in_hand(void)
     CHECK_SIZE(in.len, 0); /* empty lines are not kept */
     CHECK(feed("\r\n\r") == FB_FEED_MORE && http.phase == FB_PHASE_START);
     fb_http_compact(&http, &in);
-    CHECK_TEXT(in.data, in.len, "\r"); /* but half of one is: the parser may not forget */
+    CHECK_TEXT(in.data, in.len,
+               "\r"); /* but half of one is: the parser may not forget */
     CHECK(feed("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n") == FB_FEED_REQUEST);
     CHECK_SIZE(http.req.start, 2);
     fb_buf_fini(&in);
@@ -629,8 +633,10 @@ test_chunk_framing_does_not_stay_in_the_input(void)
     CHECK(feed(chunked_head) == FB_FEED_MORE);
     for (size_t n = 1; n <= 1000; n++) {
         CHECK(feed("1;a-long-extension-that-is-of-no-use\r\nx\r\n") == FB_FEED_MORE);
-        CHECK_SIZE(in.len, strlen(chunked_head) + strlen("1;a-long-extension-that-is-of-"
-                                                         "no-use\r\n") + n);
+        CHECK_SIZE(in.len, strlen(chunked_head) +
+                               strlen("1;a-long-extension-that-is-of-"
+                                      "no-use\r\n") +
+                               n);
         CHECK_SIZE(http.parsed, in.len);
     }
     CHECK(feed("0\r\n\r\nGET /next") == FB_FEED_REQUEST);

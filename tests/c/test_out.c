@@ -18,7 +18,7 @@ typedef struct source {
     const char *pieces[6];
     size_t n_pieces;
     size_t next;
-    fb_pull last;     /* said with the last piece */
+    fb_pull last; /* said with the last piece */
     size_t n_released;
     size_t n_pulled;
 } source;

@@ -163,8 +163,10 @@ test_lengths_of_every_size(void)
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         open_out("");
-        fb_head head = {
-            .status = 200, .length = cases[i].length, .keep_alive = true, .has_date = true};
+        fb_head head = {.status = 200,
+                        .length = cases[i].length,
+                        .keep_alive = true,
+                        .has_date = true};
         CHECK(fb_reply_head(&out, &stamp, &head));
         CHECK(strncmp(out.data + 17, cases[i].field, strlen(cases[i].field)) == 0);
         close_out();
@@ -247,9 +249,9 @@ test_continue_and_chunks(void)
     CHECK(fb_reply_chunk(&out, "hello", 5));
     CHECK(fb_reply_chunk(&out, "0123456789abcdef", 16));
     CHECK(fb_reply_last_chunk(&out));
-    CHECK_TEXT(out.data, out.len,
-               "5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n");
-    CHECK(!fb_reply_chunk(&out, "a", SIZE_MAX)); /* never to be read: no memory for it */
+    CHECK_TEXT(out.data, out.len, "5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n");
+    CHECK(
+        !fb_reply_chunk(&out, "a", SIZE_MAX)); /* never to be read: no memory for it */
     CHECK(!fb_reply_chunk(&out, "a", SIZE_MAX / 2));
     close_out();
 }
@@ -289,8 +291,8 @@ write_continue(void)
 static void
 test_without_memory_nothing_is_written(void)
 {
-    bool (*const writers[])(void) = {write_head, write_plain, write_chunk, write_last_chunk,
-                                     write_continue};
+    bool (*const writers[])(void) = {write_head, write_plain, write_chunk,
+                                     write_last_chunk, write_continue};
     for (size_t i = 0; i < sizeof(writers) / sizeof(writers[0]); i++) {
         for (size_t nth = 1;; nth++) {
             open_out("fastbatch");
@@ -352,8 +354,8 @@ test_field_names(void)
     CHECK(fb_field_name_is_valid("X-Custom_1!#$%&'*+.^`|~", 23));
     for (int c = 0; c < 256; c++) {
         char byte = (char)c;
-        bool is_alphanumeric = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') ||
-                               (c >= 'a' && c <= 'z');
+        bool is_alphanumeric =
+            (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
         bool is_other = c != 0 && c < 128 && strchr("!#$%&'*+-.^_`|~", c) != NULL;
         CHECK(fb_field_name_is_valid(&byte, 1) == (is_alphanumeric || is_other));
         CHECK(fb_token_has(byte) == (is_alphanumeric || is_other));

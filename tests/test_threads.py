@@ -1,0 +1,248 @@
+"""Several servers in a process, requests in several threads, and no GIL."""
+
+import queue
+import subprocess
+import sys
+import sysconfig
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import gates
+import helpers
+import pytest
+from conftest import Serve, Start
+from helpers import Connection, get
+
+import fastbatch
+
+free_threaded = pytest.mark.skipif(
+    not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL"
+)
+
+
+def in_threads(*functions: Callable[[], Any]) -> list[Any]:
+    """Call all at once; what they return."""
+    barrier = threading.Barrier(len(functions))
+
+    def call(function: Callable[[], Any]) -> Any:
+        barrier.wait()
+        return function()
+
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return list(pool.map(call, functions))
+
+
+# ---- no GIL -------------------------------------------------------------------------
+
+
+@free_threaded
+@pytest.mark.parametrize("module", ["fastbatch", "fastbatch._core"])
+def test_import_does_not_turn_the_gil_on(start: Start, module: str) -> None:
+    code = f"import sys, {module}; print('GIL:', sys._is_gil_enabled())"
+    program = start("-W", "error", "-c", code)
+    assert program.wait() == 0
+    assert "GIL: False" in program.output
+
+
+@free_threaded
+def test_serving_does_not_turn_the_gil_on(serve: Serve) -> None:
+    server = serve(lambda _request: str(is_gil_enabled()))
+    assert helpers.get_url(server).body == b"False"
+    server.stop()
+    assert not is_gil_enabled()
+
+
+def is_gil_enabled() -> bool:
+    enabled: bool = sys._is_gil_enabled()  # type: ignore[attr-defined]
+    return enabled
+
+
+# ---- several servers ----------------------------------------------------------------
+
+
+def test_servers_serve_side_by_side(serve: Serve) -> None:
+    def make(name: str) -> fastbatch.Server:
+        return serve(lambda request: name + request.path)
+
+    names = ["a", "b", "c", "d"]
+    servers = [make(name) for name in names]
+
+    def ask(server: fastbatch.Server) -> list[bytes]:
+        with Connection(server) as connection:
+            return [connection.ask(f"/{i}").body for i in range(100)]
+
+    found = in_threads(*[lambda server=server: ask(server) for server in servers * 2])
+    for name, bodies in zip(names * 2, found, strict=True):
+        assert bodies == [f"{name}/{i}".encode() for i in range(100)]
+
+
+def test_servers_start_and_stop_while_others_serve(serve: Serve) -> None:
+    server = serve(lambda _request: "x")
+
+    def come_and_go() -> None:
+        for _ in range(10):
+            with fastbatch.Server(lambda _: "y", bind="127.0.0.1:0") as other:
+                assert helpers.get_url(other).body == b"y"
+
+    def ask() -> None:
+        with Connection(server) as connection:
+            for _ in range(200):
+                assert connection.ask().body == b"x"
+
+    in_threads(come_and_go, come_and_go, ask)
+
+
+def test_handler_may_ask_another_server(serve: Serve) -> None:
+    other = serve(lambda request: request.path)
+    server = serve(lambda request: helpers.get_url(other, request.path).body)
+    assert helpers.get_url(server, "/path").body == b"/path"
+
+
+def test_server_may_be_used_by_many_threads(serve: Serve) -> None:
+    server = serve(lambda request: request.path)
+
+    def ask(n: int) -> None:
+        with Connection(server) as connection:
+            for i in range(50):
+                assert connection.ask(f"/{n}/{i}").body == f"/{n}/{i}".encode()
+
+    def look() -> None:
+        for _ in range(200):
+            stats = server.stats()
+            assert stats["requests"] <= 400
+            assert len(server.addresses) == 1
+
+    in_threads(look, look, *[lambda n=n: ask(n) for n in range(8)])
+    assert server.stats()["requests"] == 400
+
+
+# ---- stop ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("now", [[False] * 8, [True] * 8, [False, True] * 4], ids=str)
+def test_stop_may_be_called_by_many_threads_at_once(
+    serve: Serve, now: list[bool]
+) -> None:
+    server = serve(lambda _request: "x")
+    helpers.get_url(server)
+    in_threads(*[lambda n=n: server.stop(now=n) for n in now])
+    server.stop()
+
+
+def test_stop_by_the_handler_does_not_wait_for_itself(serve: Serve) -> None:
+    def handler(_request: fastbatch.Request) -> str:
+        server.stop()
+        return "last"
+
+    server = serve(handler)
+    with Connection(server) as connection:
+        assert connection.ask().body == b"last"
+        assert connection.is_closed()
+    server.stop()
+
+
+def test_stop_now_does_not_wait_for_clients_but_for_the_handler(serve: Serve) -> None:
+    gate = gates.Gate(lambda _request: "x")
+    server = serve(gate)
+    with gates.connect(server, 1) as (connection,):
+        with gate.held(server):
+            server._running_core().stop(now=True)
+            connection.send(get())
+            gate.open()
+            server.stop()
+            return
+
+
+# ---- requests in other threads ------------------------------------------------------
+
+
+def test_requests_may_be_worked_on_by_other_threads(serve: Serve) -> None:
+    work: queue.SimpleQueue[fastbatch.Request | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[str, str, bytes]] = queue.SimpleQueue()
+
+    def worker() -> None:
+        while (request := work.get()) is not None:
+            done.put((request.path, request.headers["x-a"], request.body))
+
+    n = 500
+    server = serve(work.put)
+    data = b"".join(
+        gates.request(f"/{i}", f"X-A: {i}", method="POST", body=b"%d" % i * 50)
+        for i in range(n)
+    )
+    workers = [threading.Thread(target=worker) for _ in range(3)]
+    for thread in workers:
+        thread.start()
+    try:
+        helpers.talk(server, data, replies=n)
+        found = {done.get(timeout=helpers.TIMEOUT) for _ in range(n)}
+    finally:
+        for _ in workers:
+            work.put(None)
+        for thread in workers:
+            thread.join()
+    assert found == {(f"/{i}", str(i), b"%d" % i * 50) for i in range(n)}
+
+
+def test_request_may_be_read_by_many_threads_at_once(serve: Serve) -> None:
+    found: list[Any] = []
+
+    def handler(request: fastbatch.Request) -> None:
+        def read() -> tuple[Any, ...]:
+            headers = request.headers
+            return (
+                request.path,
+                request.target,
+                request.query_string,
+                request.body,
+                request.client,
+                headers["x-a"],
+                tuple(headers.raw),
+            )
+
+        found.append(in_threads(*[read] * 6))
+
+    with Connection(serve(handler)) as connection:
+        for i in range(20):
+            data = gates.request(f"/{i}?{i}", f"X-A: {i}", method="POST", body=b"body")
+            connection.send(data)
+            connection.reply()
+    for i, values in enumerate(found):
+        assert len(set(values)) == 1
+        assert values[0][:4] == (f"/{i}", f"/{i}?{i}", str(i), b"body")
+
+
+def test_last_reference_may_be_dropped_by_another_thread(serve: Serve) -> None:
+    dropped = threading.Semaphore(0)
+    work: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def drop() -> None:
+        while (item := work.get()) is not None:
+            del item
+            dropped.release()
+
+    def handler(request: fastbatch.Request) -> None:
+        work.put([request, request.headers, request.body])
+
+    thread = threading.Thread(target=drop)
+    thread.start()
+    try:
+        data = gates.request(method="POST", body=b"x" * 1000) * 500
+        helpers.talk(serve(handler), data, replies=500)
+        for _ in range(500):
+            assert dropped.acquire(timeout=helpers.TIMEOUT)
+    finally:
+        work.put(None)
+        thread.join()
+
+
+# ---- forks --------------------------------------------------------------------------
+
+
+def test_handler_may_start_processes(serve: Serve) -> None:
+    def handler(_request: fastbatch.Request) -> bytes:
+        return subprocess.run(["echo", "x"], check=True, capture_output=True).stdout
+
+    assert helpers.get_url(serve(handler)).body == b"x\n"

@@ -1,0 +1,267 @@
+"""Every file of tests/wire through a real socket: whole, bytewise and with more behind.
+
+The C tests feed the same files to the parser alone. Here it is seen that what comes out
+of it reaches the handler, that every request is answered with the right status, and that
+a connection is closed after a bad one, of which nothing more is read.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import helpers
+import pytest
+from helpers import Connection
+
+import fastbatch
+
+WIRE = Path(__file__).parent / "wire"
+WAYS = ("whole", "bytewise", "trailing")
+TRAILING_PATH = "/trailing"
+
+Seen = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class WireFile:
+    """A file, and what a server makes of it."""
+
+    name: str
+    data: bytes
+    requests: Seen = field(default_factory=list)  # as handlers see them
+    keep_alive: list[bool] = field(default_factory=list)  # after each of them
+    status: int | None = None  # of the rejection that follows
+
+
+def unescape(text: str) -> bytes:
+    r"""Turn ``\x0d`` and the like, of an .expect file, into bytes."""
+    code = re.compile(rb"\\x(..)")
+    return code.sub(lambda match: bytes.fromhex(match[1].decode()), text.encode())
+
+
+def read_expect(path: Path) -> tuple[Seen, list[bool]]:
+    """The requests in an .expect file: see tests/wire/README.md."""
+    requests: Seen = []
+    keep_alive: list[bool] = []
+    for line in path.read_text().splitlines():
+        kind, _, rest = line.partition(" ")
+        if kind == "request":
+            method, version, persistence = rest.split()
+            requests.append(
+                {
+                    "method": method,
+                    "http_version": version.removeprefix("HTTP/"),
+                    "query_string": "",
+                    "headers": [],
+                    "body": b"",
+                }
+            )
+            keep_alive.append(persistence == "keep-alive")
+            continue
+        request = requests[-1]
+        if kind == "header":
+            name, _, value = rest.partition(": ")
+            request["headers"].append((unescape(name), unescape(value)))
+        elif kind == "path":
+            decoded = unquote_to_bytes(unescape(rest))
+            request["path"] = decoded.decode(errors="replace")
+        elif kind == "body":
+            request["body"] = unescape(rest)
+        elif kind != "dropped":
+            key = {"target": "target", "query": "query_string"}[kind]
+            request[key] = unescape(rest).decode()
+    return requests, keep_alive
+
+
+def wire_files(folder: str) -> list[WireFile]:
+    """All files of tests/wire/``folder``."""
+    files = []
+    for path in sorted((WIRE / folder).glob("*.http")):
+        expect = path.with_suffix(".expect")
+        requests, keep_alive = read_expect(expect) if expect.exists() else ([], [])
+        status = int(path.name[:3]) if folder == "reject" else None
+        files.append(
+            WireFile(path.stem, path.read_bytes(), requests, keep_alive, status)
+        )
+    return files
+
+
+def each_file(folder: str) -> pytest.MarkDecorator:
+    """Run the test for each file of tests/wire/``folder``."""
+    return pytest.mark.parametrize(
+        "file", wire_files(folder), ids=lambda file: str(file.name)
+    )
+
+
+def describe(request: fastbatch.Request) -> dict[str, Any]:
+    """What a handler sees, in the words of ``read_expect``."""
+    return {
+        "method": request.method,
+        "target": request.target,
+        "path": request.path,
+        "query_string": request.query_string,
+        "http_version": request.http_version,
+        "headers": request.headers.raw,
+        "body": request.body,
+    }
+
+
+@pytest.fixture(scope="module")
+def recorder() -> Iterator[tuple[fastbatch.Server, Seen]]:
+    """One server for all files, and the requests that it has seen."""
+    seen: Seen = []
+
+    def handler(request: fastbatch.Request) -> str:
+        seen.append(describe(request))
+        return "seen"
+
+    with fastbatch.Server(handler, bind="127.0.0.1:0") as server:
+        yield server, seen
+
+
+@pytest.fixture
+def server(recorder: tuple[fastbatch.Server, Seen]) -> fastbatch.Server:
+    """The server of all files."""
+    return recorder[0]
+
+
+@pytest.fixture
+def seen(recorder: tuple[fastbatch.Server, Seen]) -> Seen:
+    """What its handler has seen in this test."""
+    recorder[1].clear()
+    return recorder[1]
+
+
+def send(connection: Connection, data: bytes, way: str) -> None:
+    """Send it that way, as far as the server lets us."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.send(helpers.split_ways(data)[way])
+
+
+def check_replies(connection: Connection, file: WireFile) -> None:
+    """Every request of the file is answered, with what it says of the connection."""
+    for request, keep_alive in zip(file.requests, file.keep_alive, strict=True):
+        reply = connection.reply(request["method"])
+        assert reply.status == 200
+        assert reply.body == (b"" if request["method"] == "HEAD" else b"seen")
+        field_is = reply.headers["Connection"]
+        if keep_alive:
+            assert field_is == (
+                "keep-alive" if request["http_version"] == "1.0" else None
+            )
+        else:
+            assert field_is == "close"
+
+
+@pytest.mark.parametrize("way", WAYS)
+@each_file("accept")
+def test_accepted(
+    server: fastbatch.Server, seen: Seen, file: WireFile, way: str
+) -> None:
+    with Connection(server) as connection:
+        send(connection, file.data, way)
+        check_replies(connection, file)
+        goes_on = file.keep_alive[-1]
+        if goes_on and way == "trailing":
+            assert connection.reply().body == b"seen"
+            assert seen.pop()["path"] == TRAILING_PATH
+        if goes_on:
+            connection.end()
+        assert connection.rest() == b""
+    assert seen == file.requests
+
+
+@pytest.mark.parametrize("way", WAYS)
+@each_file("reject")
+def test_rejected(
+    server: fastbatch.Server, seen: Seen, file: WireFile, way: str
+) -> None:
+    with Connection(server) as connection:
+        send(connection, file.data, way)
+        check_replies(connection, file)
+        reply = connection.reply()
+        assert reply.status == file.status
+        assert reply.headers["Connection"] == "close"
+        assert connection.rest() == b""
+    assert seen == file.requests
+
+
+def test_server_lives_after_all_of_it(server: fastbatch.Server, seen: Seen) -> None:
+    assert helpers.get_url(server, "/after").body == b"seen"
+    assert [request["path"] for request in seen] == ["/after"]
+
+
+# ---- limits: inputs too long to keep as files --------------------------------------------
+
+
+def padded_head(length: int) -> bytes:
+    """A request whose head has that many bytes."""
+    begin = b"GET / HTTP/1.1\r\nHost: a\r\nPadding: "
+    end = b"\r\n\r\n"
+    return begin + b"p" * (length - len(begin) - len(end)) + end
+
+
+def with_target(length: int) -> bytes:
+    """A request whose target has that many bytes."""
+    return b"GET /" + b"t" * (length - 1) + b" HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def with_fields(count: int) -> bytes:
+    """A request with that many header fields."""
+    return b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * (count - 1) + b"\r\n"
+
+
+def with_length(length: int) -> bytes:
+    """A request whose body, announced by Content-Length, has that many bytes."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % length
+    return head + b"b" * length
+
+
+def with_chunks(length: int) -> bytes:
+    """A request whose body, in chunks of up to 1000 bytes, has that many bytes."""
+    pieces = [b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"]
+    for at in range(0, length, 1000):
+        size = min(1000, length - at)
+        pieces += [b"%x\r\n" % size, b"b" * size, b"\r\n"]
+    return b"".join([*pieces, b"0\r\n\r\n"])
+
+
+@pytest.mark.parametrize(
+    ("option", "limit", "status", "make"),
+    [
+        ("max_target", 500, 414, with_target),
+        ("max_target", 8192, 414, with_target),
+        ("max_headers", 10, 431, with_fields),
+        ("max_headers", 100, 431, with_fields),
+        ("max_head", 1000, 431, padded_head),
+        ("max_head", 65536, 431, padded_head),
+        ("max_body", 5000, 413, with_length),
+        ("max_body", 5000, 413, with_chunks),
+        ("max_body", 1_000_000, 413, with_chunks),
+    ],
+)
+def test_limit_is_kept_to_the_byte(
+    serve: Callable[..., fastbatch.Server],
+    option: str,
+    limit: int,
+    status: int,
+    make: Callable[[int], bytes],
+) -> None:
+    server = serve(lambda _request: "seen", **{option: limit})
+    for size in (limit - 1, limit, limit + 1):
+        data = helpers.talk(server, make(size), replies=1)
+        (reply,) = helpers.parse_replies(data)
+        assert reply.status == (200 if size <= limit else status), size
+
+
+def test_ten_thousand_requests_in_one_write(
+    serve: Callable[..., fastbatch.Server],
+) -> None:
+    server = serve(lambda request: request.path)
+    data = b"".join(helpers.get(f"/{number}") for number in range(10_000))
+    replies = helpers.parse_replies(helpers.talk(server, data, replies=10_000))
+    assert [reply.body for reply in replies] == [b"/%d" % n for n in range(10_000)]
