@@ -105,7 +105,7 @@ class Server:
         yet listening or listening; the server takes them and closes them when it stops.
         ``wakeup_fd`` is the reading end of ``signal.set_wakeup_fd``, or -1: when it is
         readable, the server drains it and lets Python run its signal handlers.
-        A time-out of 0 is none.
+        A time-out of 0 is none. A descriptor that cannot be used is closed, too.
 
         Raises:
             OSError: a listener cannot be used.
@@ -121,11 +121,16 @@ class Server:
         """
 
     def stop(self, now: bool = False) -> None:
-        """From any thread: stop accepting, answer what has arrived, end; with ``now``
-        end at once."""
+        """From any thread: stop accepting, answer what has arrived, end.
+
+        With ``now``, end at once. Does nothing when it has ended.
+        """
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start: ``requests``, ``batches``, ``connections`` (accepted),
-        ``open_connections``, ``bytes_received``, ``bytes_sent``, ``allocations`` (blocks
-        that core and io took from the allocator), ``batch_sizes`` (a list of 257 counts,
-        item n: batches of n requests)."""
+        """Counters since the start.
+
+        ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
+        ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests), ``timed_out``
+        (connections), ``allocations`` (blocks that core and io took from the allocator)
+        and ``batch_sizes`` (257 counts; item n: batches of n requests).
+        """

@@ -18,8 +18,7 @@ Dispatcher = Callable[[Batch], None]
 def dispatcher_for(handler: Any, interface: str = "auto") -> Dispatcher:
     """Make the dispatcher of a handler.
 
-    ``interface`` is the option of that name; both of its values mean the same as long
-    as there is one kind of handler.
+    ``interface`` is the option of that name; what is named outright is not guessed.
 
     Raises:
         TypeError: the handler does not fit the interface; the message says which
@@ -29,22 +28,26 @@ def dispatcher_for(handler: Any, interface: str = "auto") -> Dispatcher:
         raise TypeError(
             f"the handler {handler!r} is not callable: give a function of one request"
         )
-    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for, not whether it is
-    ):
+    if _is_coroutine_function(handler):
         raise TypeError(
             f"the handler {name_of(handler)} is a coroutine function, which is not "
             "served: give a plain function of one request"
         )
-    _check_signature(handler)
-    return request_dispatcher(handler)
+    kind = _recognise(handler) if interface == "auto" else interface
+    return _DISPATCHERS[kind](handler)
 
 
-def _check_signature(handler: Callable[..., Any]) -> None:
+def _is_coroutine_function(handler: Any) -> bool:
+    call = getattr(type(handler), "__call__", None)
+    return any(map(inspect.iscoroutinefunction, (handler, call)))
+
+
+def _recognise(handler: Callable[..., Any]) -> str:
+    """Tell the interface of a handler from its signature."""
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
-        return  # of some C functions nothing is known: the first call will tell
+        return "request"  # nothing is known of some C functions: a call will tell
     try:
         signature.bind(None)
     except TypeError:
@@ -52,6 +55,7 @@ def _check_signature(handler: Callable[..., Any]) -> None:
             f"the handler {name_of(handler)}{signature} cannot be called with one "
             "argument: a handler takes one request, def handler(request)"
         ) from None
+    return "request"
 
 
 def name_of(handler: Any) -> str:
@@ -71,13 +75,11 @@ def request_dispatcher(handler: Callable[[Request], Any]) -> Dispatcher:
 
     def dispatch(batch: Batch) -> None:
         reply = batch.reply
-        i = 0
-        for request in batch:
+        for i, request in enumerate(batch):
             try:
                 reply(i, handler(request))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the slot's
                 _reply_to_error(batch, i, handler, error)
-            i += 1
 
     return dispatch
 
@@ -100,3 +102,8 @@ def _reply_to_error(
     else:
         log.error("handler %s failed, %r", name_of(handler), request, exc_info=error)
     batch.reply(index, Response(500, (), plain_text(500)))
+
+
+_DISPATCHERS: dict[str, Callable[[Callable[[Request], Any]], Dispatcher]] = {
+    "request": request_dispatcher,
+}

@@ -143,16 +143,30 @@ def test_stop_by_the_handler_does_not_wait_for_itself(serve: Serve) -> None:
     server.stop()
 
 
-def test_stop_now_does_not_wait_for_clients_but_for_the_handler(serve: Serve) -> None:
-    gate = gates.Gate(lambda _request: "x")
-    server = serve(gate)
-    with gates.connect(server, 1) as (connection,):
-        with gate.held(server):
-            server._running_core().stop(now=True)
-            connection.send(get())
-            gate.open()
-            server.stop()
-            return
+@pytest.mark.parametrize("now", [True, False])
+def test_stop_waits_for_the_handler_that_runs(serve: Serve, *, now: bool) -> None:
+    is_entered, may_leave = threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    def handler(_request: fastbatch.Request) -> str:
+        is_entered.set()
+        assert may_leave.wait(helpers.TIMEOUT)
+        ended.append("handler")
+        return "x"
+
+    def stop() -> None:
+        server.stop(now=now)
+        ended.append("stop")
+
+    server = serve(handler)
+    with Connection(server) as connection:
+        connection.send(get())
+        assert is_entered.wait(helpers.TIMEOUT)
+        stopper = threading.Thread(target=stop)
+        stopper.start()
+        may_leave.set()
+        stopper.join()
+    assert ended == ["handler", "stop"]
 
 
 # ---- requests in other threads ------------------------------------------------------

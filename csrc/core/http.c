@@ -26,7 +26,7 @@ reject(fb_http *http, int status, const char *reason)
     return false;
 }
 
-/* ---- llhttp's callbacks, in the order in which a message meets them ------------- */
+/* ---- llhttp's callbacks, in the order in which a message meets them -------------- */
 
 static char *
 message_of(const fb_http *http)
@@ -222,7 +222,7 @@ on_header_value_complete(llhttp_t *parser)
     return take_field(http) ? HPE_OK : HPE_USER;
 }
 
-/* ---- the head as a whole ------------------------------------------------------- */
+/* ---- the head as a whole --------------------------------------------------------- */
 
 /* The authority of an absolute-form target replaces Host, RFC 9112 3.2.2. */
 static void
@@ -308,13 +308,11 @@ on_headers_complete(llhttp_t *parser)
     http->req.keep_alive = llhttp_should_keep_alive(parser) != 0 &&
                            (parser->flags & F_CONNECTION_CLOSE) == 0;
     http->phase = FB_PHASE_BODY;
-    bool has_body = http->is_chunked || parser->content_length > 0;
-    http->wants_continue = http->wants_continue && has_body;
     /* Chunk framing is counted from here: stop, so that "here" is known. */
     return http->is_chunked ? HPE_PAUSED : HPE_OK;
 }
 
-/* ---- the body ------------------------------------------------------------------ */
+/* ---- the body -------------------------------------------------------------------- */
 
 static int
 on_chunk_header(llhttp_t *parser)
@@ -371,7 +369,7 @@ static const llhttp_settings_t settings = {
     .on_message_complete = on_message_complete,
 };
 
-/* ---- feeding ------------------------------------------------------------------- */
+/* ---- feeding --------------------------------------------------------------------- */
 
 void
 fb_http_init(fb_http *http, const fb_limits *limits)

@@ -11,11 +11,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* ---- batch ------------------------------------------------------------------- */
+/* ---- batch ----------------------------------------------------------------------- */
 
 #define FB_BATCH_SLOTS 256 /* slots: more gave nothing, fewer cost a call; then: next batch */
 
-/* ---- request head ------------------------------------------------------------ */
+/* ---- request head ---------------------------------------------------------------- */
 
 #define FB_MAX_TARGET 8192       /* bytes: what proxies in front allow; then: 414 */
 #define FB_MAX_HEADERS 100       /* fields: browsers send about 20; then: 431 */
@@ -24,14 +24,14 @@
 #define FB_HEAD_BOUND (1 << 20)  /* bytes: the most the option may ask */
 #define FB_METHOD_BYTES 32       /* bytes: no registered method is longer; then: 501 */
 
-/* ---- request body ------------------------------------------------------------ */
+/* ---- request body ---------------------------------------------------------------- */
 
 #define FB_MAX_BODY (16 * 1024 * 1024)  /* bytes: it is held in memory; then: 413 */
 #define FB_BODY_BOUND (1024 * 1024 * 1024) /* bytes: spans are 32 bits; the option's most */
 #define FB_CHUNK_FRAMING (4 * 1024) /* bytes between two chunks' data, or of trailers: no
                                        honest client comes near; then: 400 */
 
-/* ---- connection -------------------------------------------------------------- */
+/* ---- connection ------------------------------------------------------------------ */
 
 #define FB_MAX_CONNECTIONS 16384       /* connections; then: accepting pauses */
 #define FB_BACKLOG 2048                /* connections that wait in the kernel */
@@ -46,7 +46,7 @@
 #define FB_ZERO_COPY_BYTES (32 * 1024) /* a body from this size is written from where it
                                           is: measured, below it a copy costs no more */
 
-/* ---- time, in milliseconds; an option of 0 is none ---------------------------- */
+/* ---- time, in milliseconds; an option of 0 is none ------------------------------- */
 
 #define FB_KEEPALIVE_TIMEOUT_MS 75000 /* between two requests; then: close */
 #define FB_HEAD_TIMEOUT_MS 15000      /* first byte to empty line; then: 408 */

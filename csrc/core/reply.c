@@ -15,7 +15,7 @@
  * Content-Type: status line, Date, length or coding, Connection, and the empty line. */
 #define HEAD_ROOM 320
 
-/* ---- date and server ----------------------------------------------------------- */
+/* ---- date and server ------------------------------------------------------------- */
 
 void
 fb_stamp_init(fb_stamp *stamp, const char *server)
@@ -78,7 +78,7 @@ put_field(char *at, const fb_field *field)
     return put(at, "\r\n", 2);
 }
 
-/* ---- heads --------------------------------------------------------------------- */
+/* ---- heads ----------------------------------------------------------------------- */
 
 static char *
 put_status_line(char *at, int status)
@@ -188,7 +188,7 @@ fb_reply_continue(fb_buf *out)
     return fb_buf_append(out, "HTTP/1.1 100 Continue\r\n\r\n", 25);
 }
 
-/* ---- chunks -------------------------------------------------------------------- */
+/* ---- chunks ---------------------------------------------------------------------- */
 
 bool
 fb_reply_chunk(fb_buf *out, const char *bytes, size_t len)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A connection from its socket to its close: reading, parsing into slots, writing, time-outs.
- * The states are listed in the header; set_state is the only place that changes them.
+ * A connection from its socket to its close: reading, parsing into slots, writing,
+ * time-outs. The states are listed in the header; set_state is the only place that
+ * changes them.
  *
  * What is read ahead: a connection whose output does not leave at once is not read, so
  * what it holds is bounded by one reading buffer and by what its handlers answered.
@@ -14,11 +15,12 @@
 #include <assert.h>
 #include <unistd.h>
 
-#define WRITE_RUNS 4 /* runs of bytes in one write: what uv_write holds without malloc */
+/* Runs of bytes in one write: what uv_write holds without taking memory. */
+#define WRITE_RUNS 4
 
 static void go_on(fb_conn *conn);
 
-/* ---- states -------------------------------------------------------------------- */
+/* ---- states ---------------------------------------------------------------------- */
 
 static bool
 is_move_listed(fb_conn_state from, fb_conn_state to)
@@ -46,7 +48,7 @@ set_state(fb_conn *conn, fb_conn_state state)
     conn->state = state;
 }
 
-/* ---- waits --------------------------------------------------------------------- */
+/* ---- waits ----------------------------------------------------------------------- */
 
 static fb_wait
 wait_of(const fb_conn *conn)
@@ -96,7 +98,7 @@ update_wait(fb_conn *conn)
     }
 }
 
-/* ---- reading ------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------- */
 
 static fb_conn *
 conn_of(const void *handle)
@@ -153,8 +155,8 @@ receive_eof(fb_conn *conn)
 {
     conn->has_peer_eof = true;
     conn->is_reading = false; /* libuv stops by itself */
-    if (conn->state == FB_CONN_LINGERING || (conn->n_slots == 0 && !conn->is_writing &&
-                                             !conn->is_touched)) {
+    if (conn->state == FB_CONN_LINGERING ||
+        (conn->n_slots == 0 && !conn->is_writing && !conn->is_touched)) {
         fb_conn_close(conn);
     } else if (conn->state != FB_CONN_DRAINING) {
         set_state(conn, FB_CONN_DRAINING);
@@ -205,7 +207,7 @@ start_reading(fb_conn *conn)
     conn->is_reading = true;
 }
 
-/* ---- parsing ------------------------------------------------------------------- */
+/* ---- parsing --------------------------------------------------------------------- */
 
 static void
 start_draining(fb_conn *conn)
@@ -284,7 +286,7 @@ fb_conn_parse(fb_conn *conn)
     }
 }
 
-/* ---- writing ------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------- */
 
 static void
 abort_conn(fb_conn *conn)
@@ -337,7 +339,8 @@ gather(fb_out *out, uv_buf_t *bufs)
     size_t n = fb_out_gather(out, runs, WRITE_RUNS);
     for (size_t i = 0; i < n; i++) {
         /* uv_buf_t has no const; libuv does not write to it. */
-        bufs[i] = (uv_buf_t){.base = (char *)(uintptr_t)runs[i].data, .len = runs[i].len};
+        bufs[i] =
+            (uv_buf_t){.base = (char *)(uintptr_t)runs[i].data, .len = runs[i].len};
     }
     return n;
 }
@@ -428,8 +431,8 @@ on_shutdown(uv_shutdown_t *shutdown, int status)
     (void)status; /* the time-out of LINGERING ends it either way */
 }
 
-/* End, but read on for a while: a close with unread bytes would reset the connection, and
- * the reset could overtake the last reply, RFC 9112 9.6. */
+/* End, but read on for a while: a close with unread bytes would reset the connection,
+ * and the reset could overtake the last reply, RFC 9112 9.6. */
 static void
 say_goodbye(fb_conn *conn)
 {
@@ -608,7 +611,7 @@ fb_conn_expire(fb_conn *conn)
     }
 }
 
-/* ---- birth and death --------------------------------------------------------------- */
+/* ---- birth and death ------------------------------------------------------------- */
 
 static void
 on_closed(uv_handle_t *handle)

@@ -19,17 +19,18 @@
 typedef struct fb_server fb_server;
 
 /*
- * state     meaning                                event -> next
- * OPEN      reading and parsing                    output does not leave at once -> PAUSED;
- *                                                  bad request, reply says close, peer's EOF
- *                                                  with replies owed -> DRAINING; EOF or stop
- *                                                  with nothing owed, error -> CLOSING
- * PAUSED    not reading; output is on its way      all sent -> OPEN; as OPEN otherwise
- * DRAINING  parses nothing more; sends what it     all sent -> LINGERING when the peer may
- *           owes                                   still be sending, else CLOSING
- * LINGERING said goodbye; reads and discards, so   EOF, error, time-out -> CLOSING
- *           that the last reply is not lost
- * CLOSING   uv_close was called                    closed -> back to the pool
+ * OPEN       reads and parses.
+ *            Output that does not leave at once: PAUSED. A bad request, a reply that
+ *            says close, the peer's EOF with replies owed: DRAINING. EOF or a stop with
+ *            nothing owed, an error, a time-out: CLOSING.
+ * PAUSED     does not read; output is on its way.
+ *            All sent: OPEN. Else as OPEN.
+ * DRAINING   parses nothing more; sends what it owes.
+ *            All sent: LINGERING if the peer may still be sending, else CLOSING.
+ * LINGERING  said goodbye; reads and discards, so that the last reply is not lost.
+ *            EOF, an error, a time-out: CLOSING.
+ * CLOSING    uv_close was called.
+ *            Closed: back to the pool.
  */
 typedef enum fb_conn_state {
     FB_CONN_OPEN,
@@ -56,9 +57,9 @@ typedef struct fb_conn {
         uv_tcp_t tcp;
         uv_pipe_t pipe;
     } uv;
-    fb_time_node wait_node; /* in server->waits[wait] */
-    fb_server *server;      /* kept */
-    fb_exchange *exchange;  /* NULL while idle */
+    fb_time_node wait_node;       /* in server->waits[wait] */
+    fb_server *server;            /* kept */
+    fb_exchange *exchange;        /* NULL while idle */
     struct fb_conn *next_touched; /* in server->touched */
     struct fb_conn *next_ready;   /* in server->ready */
     struct fb_conn *prev;         /* in server->conns */
@@ -75,7 +76,7 @@ typedef struct fb_conn {
     bool is_reading;       /* libuv reads */
     bool has_peer_eof;     /* the peer sends nothing more */
     bool wants_goodbye;    /* the server ends it: the peer may still be sending */
-    bool is_last_answered; /* a reply that says close was given: further ones are dropped */
+    bool is_last_answered; /* a reply said close: further ones are dropped */
     size_t n_queued;       /* bytes of the write in flight */
     size_t n_left;         /* of those, not yet taken by the kernel at the last look */
     uv_write_t write;
@@ -107,8 +108,8 @@ void fb_conn_close(fb_conn *conn);
 /* Returns whether nothing is owed and nothing of a request has come. */
 bool fb_conn_is_idle(const fb_conn *conn);
 
-/* Returns where the reply of a slot goes, or NULL when it is to be dropped: the peer has
- * left, or a reply before it ended the connection. Valid until the next flush. */
+/* Returns where the reply of a slot goes, or NULL when it is to be dropped: the peer
+ * has left, or a reply before it ended the connection. Valid until the next flush. */
 fb_out *fb_conn_out(fb_conn *conn);
 
 /* The reply of a slot was put into fb_conn_out; keep_alive: as its head says. */

@@ -27,10 +27,12 @@ typedef struct fb_exchange_pool {
 } fb_exchange_pool;
 
 /* Keeps limits and heap until the end of pool. */
-void fb_exchange_pool_init(fb_exchange_pool *pool, const fb_limits *limits, fb_heap *heap);
+void fb_exchange_pool_init(fb_exchange_pool *pool, const fb_limits *limits,
+                           fb_heap *heap);
 void fb_exchange_pool_fini(fb_exchange_pool *pool);
 
-/* Returns an exchange ready for the first byte of a request, or NULL for want of memory. */
+/* Returns an exchange ready for the first byte of a request, or NULL for want of
+ * memory. */
 fb_exchange *fb_exchange_take(fb_exchange_pool *pool);
 
 /* Takes exchange; what it still has to send is released unsent. */

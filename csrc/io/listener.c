@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Accepting. When there are as many connections as allowed, or no descriptors, accepting
- * pauses: who waits stays in the kernel's queue, and nothing spins.
+ * Accepting. When there are as many connections as allowed, or no descriptors,
+ * accepting pauses: who waits stays in the kernel's queue, and nothing spins.
  */
 #include "io/listener.h"
 
@@ -38,7 +38,8 @@ accept_one(fb_listener *listener)
         pause_accepting(listener);
         return false;
     }
-    /* Of the others, all but EAGAIN say that one peer has left before it was accepted. */
+    /* Of the others, all but EAGAIN say that one peer has left before it was accepted.
+     * */
     return errno != EAGAIN && errno != EWOULDBLOCK;
 }
 

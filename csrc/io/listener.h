@@ -17,7 +17,7 @@ typedef struct fb_listener {
     int fd;            /* owned once opened */
     bool is_tcp;       /* else a unix socket */
     bool is_open;
-    bool is_paused;    /* until a connection ends, or the next tick */
+    bool is_paused; /* until a connection ends, or the next tick */
 } fb_listener;
 
 /* Listen on fd, a bound stream socket. Takes fd unless it fails. Returns 0 or libuv's

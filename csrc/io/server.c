@@ -23,8 +23,8 @@ fb_server_touch(fb_server *server, fb_conn *conn)
     }
 }
 
-/* Settle all that were touched. Settling may touch again, but not the batch: what is left
- * to parse is made ready instead, so that this never calls itself. */
+/* Settle all that were touched. Settling may touch again, but not the batch: what is
+ * left to parse is made ready instead, so that this never calls itself. */
 static void
 settle_touched(fb_server *server)
 {
@@ -48,9 +48,9 @@ answer_unanswered(fb_server *server)
         }
         bool keep_alive = slot->req.keep_alive && fb_server_keeps_alive(server);
         fb_out *out = fb_conn_out(slot->owner);
-        if (out != NULL && !fb_reply_plain(&out->bytes, &server->stamp, 500,
-                                           slot->req.is_head, slot->req.minor == 0,
-                                           keep_alive)) {
+        if (out != NULL &&
+            !fb_reply_plain(&out->bytes, &server->stamp, 500, slot->req.is_head,
+                            slot->req.minor == 0, keep_alive)) {
             out->has_failed = true;
         }
         fb_conn_answered(slot->owner, slot, keep_alive);
@@ -145,7 +145,8 @@ parse_ready(fb_server *server)
 static void
 work_off(fb_server *server)
 {
-    while (server->batch.n_slots > 0 || server->touched != NULL || server->ready != NULL) {
+    while (server->batch.n_slots > 0 || server->touched != NULL ||
+           server->ready != NULL) {
         parse_ready(server);
         if (server->batch.n_slots > 0) {
             fb_server_dispatch(server);
@@ -156,7 +157,7 @@ work_off(fb_server *server)
     }
 }
 
-/* ---- stopping ------------------------------------------------------------------ */
+/* ---- stopping -------------------------------------------------------------------- */
 
 static void
 close_handle(uv_handle_t *handle)
@@ -225,8 +226,8 @@ begin_stop(fb_server *server, fb_stop stop)
     }
     uv_idle_start(&server->idle, on_idle);
     if (server->limits.graceful_timeout_ms > 0) {
-        uv_timer_start(&server->grace, on_grace_over, server->limits.graceful_timeout_ms,
-                       0);
+        uv_timer_start(&server->grace, on_grace_over,
+                       server->limits.graceful_timeout_ms, 0);
     }
 }
 
@@ -418,7 +419,7 @@ fb_server_conn_gone(fb_server *server, fb_conn *conn)
     resume_accepting(server);
 }
 
-/* ---- opening and closing ----------------------------------------------------------- */
+/* ---- opening and closing --------------------------------------------------------- */
 
 static int
 open_listeners(fb_server *server, const fb_server_setup *setup)
@@ -433,8 +434,8 @@ open_listeners(fb_server *server, const fb_server_setup *setup)
     }
     for (size_t i = 0; i < setup->n_fds; i++) {
         fb_listener *listener = &server->listeners[i];
-        int error = fb_listener_open(listener, server, setup->fds[i],
-                                     server->limits.backlog);
+        int error =
+            fb_listener_open(listener, server, setup->fds[i], server->limits.backlog);
         server->n_listeners += listener->is_open ? 1 : 0;
         if (error != 0) {
             return error;

@@ -1,21 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One worker: a loop, its listeners, its connections, its batch, and the one call upward.
+ * One worker: a loop, its listeners, its connections, its batch, and the one call
+ * upward.
  *
  * Ownership. A slot lives from parse to the end of the dispatch that it is in; a
  * connection dies only in libuv's closing phase.
  *
- *   thing          made by           owned by      ends            valid until
- *   fb_server      fb_server_open    the binding   fb_server_close that
- *   fb_batch       fb_server_open    fb_server     fb_server_close that
- *   fb_conn        fb_conn_open      fb_server     on_closed       closing phase of the
- *                                                                  iteration it was closed in
- *   exchange->in   libuv's read      fb_conn       compacted when  next growth: never during
- *                                                  settled         a dispatch
- *   fb_slot        fb_batch_push     fb_batch      fb_batch_reset  the end of the dispatch
- *   exchange->out  fb_reply_*        fb_conn       sent            two outs, filling and
- *                                                                  sending, swapped by flush
- *   fb_body        the binding       fb_out        release, once   sent or dropped
+ *   thing         made by         owned by     valid until
+ *   fb_server     the binding     the binding  fb_server_close
+ *   fb_batch      fb_server_open  fb_server    fb_server_close
+ *   fb_slot       fb_batch_push   fb_batch     the end of the dispatch
+ *   fb_conn       fb_conn_open    fb_server    the closing phase of the iteration
+ *                                              that it was closed in
+ *   exchange->in  libuv's read    fb_conn      the next growth, never in a dispatch
+ *   filling,      fb_reply_*      fb_conn      sent; flush swaps the two, so that a
+ *   sending                                    reply may be added during a write
+ *   fb_body       the binding     fb_out       sent or dropped: released either way
  *
  * All functions but fb_server_stop belong to the thread that runs the server.
  */
@@ -49,52 +49,52 @@ typedef enum fb_stop {
 typedef struct fb_stats {
     fb_count n_requests;
     fb_count n_batches;
-    fb_count n_conns;          /* accepted */
+    fb_count n_conns; /* accepted */
     fb_count n_bytes_received;
     fb_count n_bytes_sent;
-    fb_count n_rejected;       /* bad requests */
+    fb_count n_rejected; /* bad requests */
     fb_count n_timed_out;
     fb_count batch_sizes[FB_BATCH_SLOTS + 1]; /* item n: batches of n slots */
 } fb_stats;
 
 struct fb_server {
     uv_loop_t loop;
-    uv_check_t check;   /* the dispatch point */
-    uv_timer_t tick;    /* the coarse timer; runs while there is something to wait for */
-    uv_timer_t grace;   /* the end of a graceful stop */
-    uv_idle_t idle;     /* keeps the loop from waiting, in the first steps of a stop */
-    uv_async_t stop;    /* fb_server_stop, from other threads */
-    uv_poll_t wakeup;   /* on the descriptor of Python's signals */
-    int wakeup_fd;      /* or -1 */
-    bool has_loop;      /* loop is to be closed */
+    uv_check_t check; /* the dispatch point */
+    uv_timer_t tick;  /* the coarse timer; runs while there is something to wait for */
+    uv_timer_t grace; /* the end of a graceful stop */
+    uv_idle_t idle;   /* keeps the loop from waiting, in the first steps of a stop */
+    uv_async_t stop;  /* fb_server_stop, from other threads */
+    uv_poll_t wakeup; /* on the descriptor of Python's signals */
+    int wakeup_fd;    /* or -1 */
+    bool has_loop;    /* loop is to be closed */
     fb_listener *listeners;
     size_t n_listeners; /* opened */
     fb_limits limits;
     fb_heap heap;
     fb_stamp stamp;
     char server_value[FB_SERVER_VALUE_BYTES];
-    fb_batch batch;            /* collecting, or being dispatched */
+    fb_batch batch; /* collecting, or being dispatched */
     fb_exchange_pool exchanges;
-    fb_conn *free_conns;       /* for reuse */
+    fb_conn *free_conns; /* for reuse */
     size_t n_free_conns;
-    fb_conn *conns;            /* all that are not closed */
-    fb_count n_conns;          /* how many */
-    fb_conn *touched;          /* to be settled after the dispatch */
-    fb_conn *ready;            /* have received bytes that are not parsed */
+    fb_conn *conns;   /* all that are not closed */
+    fb_count n_conns; /* how many */
+    fb_conn *touched; /* to be settled after the dispatch */
+    fb_conn *ready;   /* have received bytes that are not parsed */
     fb_time_list waits[FB_WAIT_KINDS];
     uint64_t tick_ms;
-    uint64_t flushed_at;       /* nanoseconds: when the dispatch began, or flushed */
-    const fb_server_ops *ops;  /* kept */
-    void *owner;               /* given back to ops */
-    atomic_int stop_wanted;    /* an fb_stop, set by any thread */
-    fb_stop stopping;          /* what of it was begun */
-    unsigned stop_step;        /* passes of the loop since a graceful stop began */
+    uint64_t flushed_at;      /* nanoseconds: when the dispatch began, or flushed */
+    const fb_server_ops *ops; /* kept */
+    void *owner;              /* given back to ops */
+    atomic_int stop_wanted;   /* an fb_stop, set by any thread */
+    fb_stop stopping;         /* what of it was begun */
+    unsigned stop_step;       /* passes of the loop since a graceful stop began */
     fb_stats stats;
 };
 
 typedef struct fb_server_setup {
-    const fb_limits *limits;  /* borrowed */
-    const int *fds;           /* borrowed: bound stream sockets */
+    const fb_limits *limits; /* borrowed */
+    const int *fds;          /* borrowed: bound stream sockets */
     size_t n_fds;
     const char *server_value; /* borrowed: of the Server field; "" for none */
     int wakeup_fd;            /* kept until the server is closed, or -1 */
@@ -123,13 +123,14 @@ fb_server_keeps_alive(const fb_server *server)
     return server->stopping == FB_STOP_NO;
 }
 
-/* Returns whether the dispatch has run for so long that what is answered should leave. */
+/* Returns whether the dispatch has run for so long that what is answered should leave.
+ * */
 bool fb_server_is_flush_due(const fb_server *server);
 
 /* Send what has been answered, in the midst of a dispatch. */
 void fb_server_flush(fb_server *server);
 
-/* ---- for conn.c and listener.c ---------------------------------------------------- */
+/* ---- for conn.c and listener.c --------------------------------------------------- */
 
 /* Hand the batch over and settle whoever was in it. */
 void fb_server_dispatch(fb_server *server);

@@ -103,7 +103,8 @@ find_slot(py_batch *batch, PyObject *index)
     return slot;
 }
 
-/* A batch that runs for long sends what it has, so that nobody waits for the slowest. */
+/* A batch that runs for long sends what it has, so that nobody waits for the slowest.
+ * */
 static void
 flush_if_due(py_server *server)
 {
@@ -118,7 +119,8 @@ static PyObject *
 batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
 {
     if (n_args != 2) {
-        return PyErr_Format(PyExc_TypeError, "reply() takes 2 arguments, not %zd", n_args);
+        return PyErr_Format(PyExc_TypeError, "reply() takes 2 arguments, not %zd",
+                            n_args);
     }
     py_batch *batch = (py_batch *)self;
     fb_slot *slot = find_slot(batch, args[0]);
@@ -133,20 +135,23 @@ batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
 
 /* ---- the type -------------------------------------------------------------------- */
 
-/* METH_FASTCALL functions have a signature of their own; the cast is CPython's idiom. */
+/* METH_FASTCALL functions have a signature of their own; the cast is CPython's idiom.
+ * */
 static PyMethodDef batch_methods[] = {
     {"reply", (PyCFunction)(void (*)(void))batch_reply, METH_FASTCALL,
-     PyDoc_STR("reply(index, reply, /)\n--\n\nAnswer slot index.\n\nRaises:\n"
-               "    ReplyError: reply is no reply; the slot is still unanswered.\n"
-               "    IndexError: there is no such slot.\n"
-               "    RuntimeError: the slot is answered already, one that it was pipelined\n"
-               "        behind is not, or the dispatch is over.")},
+     PyDoc_STR(
+         "reply(index, reply, /)\n--\n\nAnswer slot index.\n\nRaises:\n"
+         "    ReplyError: reply is no reply; the slot is still unanswered.\n"
+         "    IndexError: there is no such slot.\n"
+         "    RuntimeError: the slot is answered already, one that it was pipelined\n"
+         "        behind is not, or the dispatch is over.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot batch_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("The requests that were ready together, in slots 0 to "
-                                  "len(batch) - 1.")},
+    {Py_tp_doc,
+     (void *)PyDoc_STR("The requests that were ready together, in slots 0 to "
+                       "len(batch) - 1.")},
     {Py_tp_dealloc, batch_dealloc},
     {Py_tp_methods, batch_methods},
     {Py_sq_length, batch_length},

@@ -2,8 +2,8 @@
 /*
  * Streaming iterators with backpressure, and keeping objects alive while they are sent.
  *
- * release is called detached, on the loop's thread: it only puts the body on a list of the
- * server, and that list is worked off when attached next.
+ * release is called detached, on the loop's thread: it only puts the body on a list of
+ * the server, and that list is worked off when attached next.
  */
 #include "python/body.h"
 
@@ -133,7 +133,7 @@ on_pull(void *owner, fb_buf *into)
     return pulled;
 }
 
-/* ---- making and dropping ----------------------------------------------------------- */
+/* ---- making and dropping --------------------------------------------------------- */
 
 static py_body *
 new_body(py_server *server)
@@ -148,8 +148,8 @@ new_body(py_server *server)
 }
 
 fb_body
-py_body_stream(py_server *server, PyObject *iterator, PyObject *first, fb_framing framing,
-               uint64_t length)
+py_body_stream(py_server *server, PyObject *iterator, PyObject *first,
+               fb_framing framing, uint64_t length)
 {
     py_body *body = new_body(server);
     if (body == NULL) {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Bodies that outlive the dispatch: an iterator that is streamed, or a large object that
- * is written without a copy. io sees them as fb_body; they are let go of when attached.
+ * Bodies that outlive the dispatch: an iterator that is streamed, or a large object
+ * that is written without a copy. io sees them as fb_body; they are let go of when
+ * attached.
  */
 #ifndef FB_PYTHON_BODY_H
 #define FB_PYTHON_BODY_H
@@ -19,13 +20,13 @@ struct py_body {
     uint64_t missing;   /* with FB_FRAMING_LENGTH: bytes still promised */
 };
 
-/* Returns a body that streams iterator after first. Takes both, also on failure, which is
- * {0} with an exception set. */
+/* Returns a body that streams iterator after first. Takes both, also on failure, which
+ * is {0} with an exception set. */
 fb_body py_body_stream(py_server *server, PyObject *iterator, PyObject *first,
                        fb_framing framing, uint64_t length);
 
-/* Returns a body of bytes that stay where they are, in view (taken) or in object (kept).
- * On failure {0} with an exception set, and nothing was taken. */
+/* Returns a body of bytes that stay where they are, in view (taken) or in object
+ * (kept). On failure {0} with an exception set, and nothing was taken. */
 fb_body py_body_in_place(py_server *server, Py_buffer *view, PyObject *object,
                          const char *data, size_t len);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The Headers type. The spans are those of the Request, and are read within its critical
- * section, because they move when the dispatch ends.
+ * The Headers type. The spans are those of the Request, and are read within its
+ * critical section, because they move when the dispatch ends.
  */
 #include "python/headers.h"
 
@@ -33,7 +33,7 @@ headers_dealloc(PyObject *self)
     Py_DECREF(type);
 }
 
-/* ---- looking at fields; all within the critical section ------------------------------ */
+/* ---- looking at fields; all within the critical section -------------------------- */
 
 static size_t
 n_fields(const py_request *request)
@@ -116,7 +116,8 @@ list_values(const py_request *request, const char *name, size_t len)
     return values;
 }
 
-/* RFC 9110 5.3: several lines read as one list. Cookies are joined as RFC 6265 has it. */
+/* RFC 9110 5.3: several lines read as one list. Cookies are joined as RFC 6265 has it.
+ * */
 static PyObject *
 join_values(const py_request *request, const char *name, size_t len)
 {
@@ -390,32 +391,37 @@ headers_richcompare(PyObject *self, PyObject *other, int op)
 
 /* ---- the type -------------------------------------------------------------------- */
 
-/* METH_FASTCALL functions have a signature of their own; the cast is CPython's idiom. */
+/* METH_FASTCALL functions have a signature of their own; the cast is CPython's idiom.
+ * */
 static PyMethodDef headers_methods[] = {
     {"get", (PyCFunction)(void (*)(void))headers_get, METH_FASTCALL,
      PyDoc_STR("get(name, default=None, /)\n--\n\nThe value of a field, or default.")},
     {"get_all", headers_get_all, METH_O,
-     PyDoc_STR("get_all(name, /)\n--\n\nThe values of a field, one for each line that was "
-               "received.")},
+     PyDoc_STR(
+         "get_all(name, /)\n--\n\nThe values of a field, one for each line that was "
+         "received.")},
     {"keys", headers_keys, METH_NOARGS, PyDoc_STR("keys()\n--\n\nThe names.")},
     {"values", headers_values, METH_NOARGS, PyDoc_STR("values()\n--\n\nThe values.")},
-    {"items", headers_items, METH_NOARGS, PyDoc_STR("items()\n--\n\nNames and values.")},
+    {"items", headers_items, METH_NOARGS,
+     PyDoc_STR("items()\n--\n\nNames and values.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyGetSetDef headers_getset[] = {
     {"raw", get_raw, NULL,
-     PyDoc_STR("All fields as they were sent, in order: a list of (name, value), bytes."),
+     PyDoc_STR(
+         "All fields as they were sent, in order: a list of (name, value), bytes."),
      NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
 static PyType_Slot headers_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR(
-                    "The header fields of one request: a case-insensitive, read-only "
-                    "mapping.\n\nNames are given in lower case. A field that was sent "
-                    "several times reads as one\nvalue joined by ', ' ('; ' for cookie), "
-                    "RFC 9110 section 5.3.")},
+    {Py_tp_doc,
+     (void *)PyDoc_STR(
+         "The header fields of one request: a case-insensitive, read-only "
+         "mapping.\n\nNames are given in lower case. A field that was sent "
+         "several times reads as one\nvalue joined by ', ' ('; ' for cookie), "
+         "RFC 9110 section 5.3.")},
     {Py_tp_dealloc, headers_dealloc},
     {Py_tp_repr, headers_repr},
     {Py_tp_richcompare, headers_richcompare},

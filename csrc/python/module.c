@@ -42,7 +42,7 @@ py_raise_reply_error(const py_state *state, const char *message, PyObject *culpr
     }
 }
 
-/* ---- constants --------------------------------------------------------------------- */
+/* ---- constants ------------------------------------------------------------------- */
 
 typedef struct limit {
     const char *name;
@@ -102,12 +102,12 @@ add_versions(PyObject *module)
 {
     PyObject *llhttp = PyUnicode_FromFormat("%d.%d.%d", LLHTTP_VERSION_MAJOR,
                                             LLHTTP_VERSION_MINOR, LLHTTP_VERSION_PATCH);
-    PyObject *dict = Py_BuildValue("{sssN}", "libuv", uv_version_string(), "llhttp",
-                                   llhttp);
+    PyObject *dict =
+        Py_BuildValue("{sssN}", "libuv", uv_version_string(), "llhttp", llhttp);
     return add_mapping(module, "VERSIONS", dict);
 }
 
-/* ---- what the types share ------------------------------------------------------------ */
+/* ---- what the types share -------------------------------------------------------- */
 
 static PyObject *
 import_attr(const char *module_name, const char *name)
@@ -177,7 +177,7 @@ make_imports(py_state *state)
     return 0;
 }
 
-/* ---- types ------------------------------------------------------------------------- */
+/* ---- types ----------------------------------------------------------------------- */
 
 static PyTypeObject *
 add_type(PyObject *module, PyType_Spec *spec)
@@ -222,7 +222,7 @@ make_types(PyObject *module, py_state *state)
     return PyModule_AddObjectRef(module, "ReplyError", state->reply_error);
 }
 
-/* ---- the module -------------------------------------------------------------------- */
+/* ---- the module ------------------------------------------------------------------ */
 
 static int
 module_exec(PyObject *module)

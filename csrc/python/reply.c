@@ -18,22 +18,22 @@
 typedef struct reply {
     int status;
     bool has_body;
-    const char *data;   /* the body's bytes; not for a stream */
+    const char *data; /* the body's bytes; not for a stream */
     size_t len;
-    Py_buffer view;     /* holds data, when view.obj is set */
-    PyObject *text;     /* a str that holds data, borrowed, or NULL */
-    PyObject *iterator; /* of a stream */
-    PyObject *first;    /* its first item, or NULL when it gave none */
-    bool is_given;      /* iterator is the connection's to close */
+    Py_buffer view;           /* holds data, when view.obj is set */
+    PyObject *text;           /* a str that holds data, borrowed, or NULL */
+    PyObject *iterator;       /* of a stream */
+    PyObject *first;          /* its first item, or NULL when it gave none */
+    bool is_given;            /* iterator is the connection's to close */
     const char *content_type; /* by the body's type; NULL: the fields have it */
     fb_field *fields;
     size_t n_fields;
-    PyObject *kept;     /* a list of what fields points into, or NULL */
-    bool has_length;    /* the handler's fields hold Content-Length */
-    uint64_t length;    /* that length */
+    PyObject *kept;  /* a list of what fields points into, or NULL */
+    bool has_length; /* the handler's fields hold Content-Length */
+    uint64_t length; /* that length */
     bool has_date;
     bool has_server;
-    bool wants_close;   /* they hold Connection: close */
+    bool wants_close;                        /* they hold Connection: close */
     fb_field inline_fields[N_FIELDS_INLINE]; /* last: not zeroed */
 } reply;
 
@@ -61,7 +61,8 @@ fini_reply(reply *r)
 
 /* ---- fields ---------------------------------------------------------------------- */
 
-/* Returns the bytes of a name or a value, kept alive by r; or NULL with an exception. */
+/* Returns the bytes of a name or a value, kept alive by r; or NULL with an exception.
+ * */
 static const char *
 field_bytes(const py_state *state, reply *r, PyObject *text, size_t *len)
 {
@@ -70,13 +71,15 @@ field_bytes(const py_state *state, reply *r, PyObject *text, size_t *len)
         bytes = PyUnicode_AsLatin1String(text);
         if (bytes == NULL) {
             PyErr_Clear();
-            py_raise_reply_error(state, "the header name or value %U is not latin-1", text);
+            py_raise_reply_error(state, "the header name or value %U is not latin-1",
+                                 text);
             return NULL;
         }
     } else if (PyBytes_Check(text)) {
         bytes = Py_NewRef(text);
     } else {
-        py_raise_reply_error(state, "the header name or value %U is not str or bytes", text);
+        py_raise_reply_error(state, "the header name or value %U is not str or bytes",
+                             text);
         return NULL;
     }
     int error = PyList_Append(r->kept, bytes);
@@ -141,8 +144,8 @@ take_connection(const py_state *state, reply *r, const fb_field *field)
     return -1;
 }
 
-/* Fields of the connection are the server's to write. Returns 1 when field is to be sent,
- * 0 when it was taken care of, -1 with an exception set. */
+/* Fields of the connection are the server's to write. Returns 1 when field is to be
+ * sent, 0 when it was taken care of, -1 with an exception set. */
 static int
 judge_field(const py_state *state, reply *r, const fb_field *field)
 {
@@ -190,7 +193,8 @@ read_field(const py_state *state, reply *r, PyObject *name, PyObject *value)
         return -1;
     }
     if (!fb_field_value_is_valid(field.value, field.value_len)) {
-        py_raise_reply_error(state, "the header value %U holds a control character", value);
+        py_raise_reply_error(state, "the header value %U holds a control character",
+                             value);
         return -1;
     }
     int verdict = judge_field(state, r, &field);
@@ -214,7 +218,8 @@ read_pair(const py_state *state, reply *r, PyObject *item)
         py_raise_reply_error(state, "%U is no pair of header name and value", item);
         return -1;
     }
-    int error = read_field(state, r, PyTuple_GetItem(pair, 0), PyTuple_GetItem(pair, 1));
+    int error =
+        read_field(state, r, PyTuple_GetItem(pair, 0), PyTuple_GetItem(pair, 1));
     Py_DECREF(pair);
     return error;
 }
@@ -249,7 +254,8 @@ snapshot_of(const py_state *state, PyObject *headers)
     if (items == NULL) {
         PyErr_Clear();
         py_raise_reply_error(
-            state, "headers %U are neither a mapping nor pairs of name and value", headers);
+            state, "headers %U are neither a mapping nor pairs of name and value",
+            headers);
     }
     return items;
 }
@@ -359,7 +365,8 @@ read_status(const py_state *state, reply *r, PyObject *status)
     long number = PyLong_Check(status) ? PyLong_AsLong(status) : -1;
     if (number < FB_STATUS_MIN || number > FB_STATUS_MAX) {
         PyErr_Clear();
-        py_raise_reply_error(state, "the status %U is no integer from 200 to 599", status);
+        py_raise_reply_error(state, "the status %U is no integer from 200 to 599",
+                             status);
         return -1;
     }
     r->status = (int)number;
@@ -533,7 +540,8 @@ answer(py_server *server, fb_slot *slot, reply *r)
     return 0;
 }
 
-/* An iterator that did not become a body is closed here: exactly once, whatever happens. */
+/* An iterator that did not become a body is closed here: exactly once, whatever
+ * happens. */
 static void
 close_unsent(py_server *server, const reply *r)
 {

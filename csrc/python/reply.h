@@ -2,11 +2,11 @@
 /*
  * What a handler returned, as a reply on the wire.
  *
- *   str                             200, text/plain; charset=utf-8
- *   bytes-like                      200, application/octet-stream
- *   None                            204
- *   (status, body)                  body as above, or an iterable of bytes-like: streamed
- *   (status, headers, body)         headers: a mapping, or pairs of name and value
+ *   str                      200, text/plain; charset=utf-8
+ *   bytes-like               200, application/octet-stream
+ *   None                     204
+ *   (status, body)           body: as above, or an iterable of bytes-like, streamed
+ *   (status, headers, body)  headers: a mapping, or pairs of name and value
  */
 #ifndef FB_PYTHON_REPLY_H
 #define FB_PYTHON_REPLY_H

@@ -9,7 +9,7 @@
 
 #include <stddef.h>
 
-/* ---- showing a slot, and parting from it ------------------------------------------ */
+/* ---- showing a slot, and parting from it ----------------------------------------- */
 
 py_request *
 py_request_new(const py_state *state)
@@ -65,8 +65,8 @@ static PyObject *get_client(PyObject *self, void *closure);
 static void
 copy_message(py_request *request)
 {
-    size_t head = offsetof(fb_request, headers) +
-                  request->req->n_headers * sizeof(fb_header);
+    size_t head =
+        offsetof(fb_request, headers) + request->req->n_headers * sizeof(fb_header);
     size_t extent = extent_of(request->req);
     char *own = PyMem_Malloc(head + extent);
     if (own != NULL) {
@@ -395,14 +395,17 @@ static PyGetSetDef request_getset[] = {
                "U+FFFD: str."),
      NULL},
     {"query_string", get_query_string, NULL,
-     PyDoc_STR("What follows the target's first '?', still percent-encoded: str."), NULL},
+     PyDoc_STR("What follows the target's first '?', still percent-encoded: str."),
+     NULL},
     {"query", get_query, NULL,
-     PyDoc_STR("query_string as urllib.parse.parse_qs reads it, blank values kept: a new "
-               "dict of str to list of str at every read."),
+     PyDoc_STR(
+         "query_string as urllib.parse.parse_qs reads it, blank values kept: a new "
+         "dict of str to list of str at every read."),
      NULL},
     {"http_version", get_http_version, NULL, PyDoc_STR("'1.0' or '1.1': str."), NULL},
     {"headers", get_headers, NULL, PyDoc_STR("The header fields: Headers."), NULL},
-    {"body", get_body, NULL, PyDoc_STR("The body, decoded of any chunking: bytes."), NULL},
+    {"body", get_body, NULL, PyDoc_STR("The body, decoded of any chunking: bytes."),
+     NULL},
     {"client", get_client, NULL,
      PyDoc_STR("The peer's address: (host, port), or None on a unix socket."), NULL},
     {"scheme", get_scheme, NULL, PyDoc_STR("'http': str."), NULL},
@@ -411,14 +414,16 @@ static PyGetSetDef request_getset[] = {
 
 static PyMethodDef request_methods[] = {
     {"json", request_json, METH_NOARGS,
-     PyDoc_STR("json()\n--\n\nThe body as JSON.\n\nRaises:\n    ValueError: it is none.")},
+     PyDoc_STR(
+         "json()\n--\n\nThe body as JSON.\n\nRaises:\n    ValueError: it is none.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot request_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR(
-                    "One HTTP request. Every attribute is computed when it is first "
-                    "read.\n\nIt may be kept for as long as the handler's code likes.")},
+    {Py_tp_doc,
+     (void *)PyDoc_STR(
+         "One HTTP request. Every attribute is computed when it is first "
+         "read.\n\nIt may be kept for as long as the handler's code likes.")},
     {Py_tp_dealloc, request_dealloc},
     {Py_tp_repr, request_repr},
     {Py_tp_getset, request_getset},

@@ -30,9 +30,9 @@ py_request *py_request_new(const py_state *state);
 /* Show a slot. Keeps slot until py_request_part. */
 void py_request_show(py_request *request, const fb_slot *slot);
 
-/* The dispatch is over. Takes request: forgotten values and true when it may show another
- * slot; false when the handler kept it, which then has its own copy (or, without memory
- * for that, is empty). */
+/* The dispatch is over. Takes request: forgotten values and true when it may show
+ * another slot; false when the handler kept it, which then has its own copy (or,
+ * without memory for that, is empty). */
 bool py_request_part(py_request *request);
 
 #endif

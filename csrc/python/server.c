@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The Server type: one worker. serve() detaches for as long as the loop runs and attaches
- * for a dispatch, for Python's signal handlers, for a stream's next items, and to let go
- * of bodies that were sent.
+ * The Server type: one worker. serve() detaches for as long as the loop runs and
+ * attaches for a dispatch, for Python's signal handlers, for a stream's next items, and
+ * to let go of bodies that were sent.
  */
 #include "python/server.h"
 
@@ -11,7 +11,7 @@
 
 #include <unistd.h>
 
-/* ---- attaching --------------------------------------------------------------------- */
+/* ---- attaching ------------------------------------------------------------------- */
 
 void
 py_server_attach(py_server *self)
@@ -40,7 +40,7 @@ py_server_keep_raised(py_server *self)
     return true;
 }
 
-/* ---- dispatch ---------------------------------------------------------------------- */
+/* ---- dispatch -------------------------------------------------------------------- */
 
 py_request *
 py_server_request(py_server *self, size_t i)
@@ -147,7 +147,7 @@ static const fb_server_ops ops = {
     .rest = on_rest,
 };
 
-/* ---- construction ------------------------------------------------------------------ */
+/* ---- construction ---------------------------------------------------------------- */
 
 static int
 raise_uv(int error)
@@ -169,7 +169,8 @@ close_fds(const int *fds, size_t from, size_t n)
     }
 }
 
-/* Returns the descriptors as an array of *n to be freed, or NULL with an exception set. */
+/* Returns the descriptors as an array of *n to be freed, or NULL with an exception set.
+ * */
 static int *
 read_fds(PyObject *listeners, size_t *n)
 {
@@ -235,13 +236,24 @@ open_server(py_server *self, fb_server_setup *setup)
 static int
 server_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {
-        "dispatcher",         "listeners",         "batch_size",
-        "backlog",            "max_target",        "max_headers",
-        "max_head",           "max_body",          "max_connections",
-        "keepalive_timeout_ms", "head_timeout_ms", "body_timeout_ms",
-        "write_timeout_ms",   "graceful_timeout_ms", "server_header",
-        "wakeup_fd",          NULL,
+    char *names[] = {
+        "dispatcher",
+        "listeners",
+        "batch_size",
+        "backlog",
+        "max_target",
+        "max_headers",
+        "max_head",
+        "max_body",
+        "max_connections",
+        "keepalive_timeout_ms",
+        "head_timeout_ms",
+        "body_timeout_ms",
+        "write_timeout_ms",
+        "graceful_timeout_ms",
+        "server_header",
+        "wakeup_fd",
+        NULL,
     };
     py_server *self = (py_server *)op;
     PyObject *dispatcher, *listeners;
@@ -296,7 +308,7 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
     return error;
 }
 
-/* ---- methods ----------------------------------------------------------------------- */
+/* ---- methods --------------------------------------------------------------------- */
 
 /* Returns 0 when serve may begin, or -1 with an exception set. */
 static int
@@ -353,7 +365,7 @@ server_serve(PyObject *op, PyObject *unused)
 static PyObject *
 server_stop(PyObject *op, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"now", NULL};
+    char *names[] = {"now", NULL};
     py_server *self = (py_server *)op;
     int now = 0;
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p:stop", names, &now)) {
@@ -372,7 +384,8 @@ list_batch_sizes(const fb_stats *stats)
 {
     PyObject *sizes = PyList_New(FB_BATCH_SLOTS + 1);
     for (Py_ssize_t i = 0; sizes != NULL && i <= FB_BATCH_SLOTS; i++) {
-        PyObject *count = PyLong_FromUnsignedLongLong(fb_count_get(&stats->batch_sizes[i]));
+        PyObject *count =
+            PyLong_FromUnsignedLongLong(fb_count_get(&stats->batch_sizes[i]));
         if (count == NULL || PyList_SetItem(sizes, i, count) < 0) {
             Py_CLEAR(sizes);
         }
@@ -391,16 +404,18 @@ server_stats(PyObject *op, PyObject *unused)
     }
     const fb_stats *stats = &server->stats;
     return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests), "batches",
-        fb_count_get(&stats->n_batches), "connections", fb_count_get(&stats->n_conns),
-        "open_connections", fb_count_get(&server->n_conns), "bytes_received",
+        "{sKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests),
+        "batches", fb_count_get(&stats->n_batches), "connections",
+        fb_count_get(&stats->n_conns), "open_connections",
+        fb_count_get(&server->n_conns), "bytes_received",
         fb_count_get(&stats->n_bytes_received), "bytes_sent",
-        fb_count_get(&stats->n_bytes_sent), "rejected", fb_count_get(&stats->n_rejected),
-        "timed_out", fb_count_get(&stats->n_timed_out), "allocations",
+        fb_count_get(&stats->n_bytes_sent), "rejected",
+        fb_count_get(&stats->n_rejected), "timed_out",
+        fb_count_get(&stats->n_timed_out), "allocations",
         fb_count_get(&server->heap.n_taken), "batch_sizes", list_batch_sizes(stats));
 }
 
-/* ---- the type ---------------------------------------------------------------------- */
+/* ---- the type -------------------------------------------------------------------- */
 
 static int
 server_traverse(PyObject *op, visitproc visit, void *arg)
@@ -442,21 +457,24 @@ server_dealloc(PyObject *op)
     Py_DECREF(type);
 }
 
-/* METH_KEYWORDS functions have a signature of their own; the cast is CPython's idiom. */
+/* METH_KEYWORDS functions have a signature of their own; the cast is CPython's idiom.
+ * */
 static PyMethodDef server_methods[] = {
     {"serve", server_serve, METH_NOARGS,
      PyDoc_STR("serve()\n--\n\nRun the loop on this thread until it is stopped.")},
     {"stop", (PyCFunction)(void (*)(void))server_stop, METH_VARARGS | METH_KEYWORDS,
-     PyDoc_STR("stop(now=False)\n--\n\nFrom any thread: stop accepting, answer what has "
-               "arrived, end; with now end at once.")},
+     PyDoc_STR(
+         "stop(now=False)\n--\n\nFrom any thread: stop accepting, answer what has "
+         "arrived, end; with now end at once.")},
     {"stats", server_stats, METH_NOARGS,
      PyDoc_STR("stats()\n--\n\nCounters since the start.")},
     {NULL, NULL, 0, NULL},
 };
 
 static PyType_Slot server_slots[] = {
-    {Py_tp_doc, (void *)PyDoc_STR("One worker: one event loop with its listeners and its "
-                                  "batches.")},
+    {Py_tp_doc,
+     (void *)PyDoc_STR("One worker: one event loop with its listeners and its "
+                       "batches.")},
     {Py_tp_init, server_init},
     {Py_tp_dealloc, server_dealloc},
     {Py_tp_traverse, server_traverse},

@@ -17,11 +17,12 @@ typedef struct py_server {
     fb_server *server;     /* NULL before init */
     const py_state *state; /* the type keeps its module alive */
     PyObject *dispatcher;
-    py_batch *batch;       /* shown to the dispatcher, again and again */
-    py_request *requests[FB_BATCH_SLOTS]; /* of the slots; NULL: not made yet, or kept */
-    PyThreadState *thread; /* while serve is detached */
-    PyObject *raised;      /* what serve is to raise, or NULL */
-    py_body *released;     /* bodies to be let go of when attached next */
+    py_batch *batch; /* shown to the dispatcher, again and again */
+    py_request
+        *requests[FB_BATCH_SLOTS]; /* of the slots; NULL: not made yet, or kept */
+    PyThreadState *thread;         /* while serve is detached */
+    PyObject *raised;              /* what serve is to raise, or NULL */
+    py_body *released;             /* bodies to be let go of when attached next */
     bool is_serving;
     bool is_closed; /* served once already */
 } py_server;
@@ -31,7 +32,8 @@ void py_server_attach(py_server *self);
 void py_server_detach(py_server *self);
 
 /* An exception is set that must not be lost: have serve raise it. Exceptions that are
- * Exceptions are not of that kind; for them returns false, and the exception stays set. */
+ * Exceptions are not of that kind; for them returns false, and the exception stays set.
+ * */
 bool py_server_keep_raised(py_server *self);
 
 /* Returns the Request of slot i. Borrowed; NULL with an exception set. */

@@ -22,7 +22,7 @@ typedef struct py_state {
     PyObject *keys_view;  /* of collections.abc, as are the next two */
     PyObject *values_view;
     PyObject *items_view;
-    PyObject *names;      /* a tuple of interned str: the methods, by llhttp's number */
+    PyObject *names; /* a tuple of interned str: the methods, by llhttp's number */
     PyObject *empty_str;
     PyObject *empty_bytes;
     PyObject *http;       /* "http" */
@@ -40,12 +40,13 @@ py_state_of_type(PyTypeObject *type)
     return PyType_GetModuleState(type);
 }
 
-/* Log message through logging, with the exception that is set and its traceback; none is
- * set afterwards. */
+/* Log message through logging, with the exception that is set and its traceback; none
+ * is set afterwards. */
 void py_log_exception(const py_state *state, const char *message);
 
 /* Raise ReplyError with message, whose one %U stands for culprit, briefly shown. */
-void py_raise_reply_error(const py_state *state, const char *message, PyObject *culprit);
+void py_raise_reply_error(const py_state *state, const char *message,
+                          PyObject *culprit);
 
 extern PyType_Spec py_request_spec;
 extern PyType_Spec py_headers_spec;
