@@ -38,7 +38,7 @@ def dispatcher_for(handler: Any, interface: str = "auto") -> Dispatcher:
 
 
 def _is_coroutine_function(handler: Any) -> bool:
-    call = getattr(type(handler), "__call__", None)
+    call = getattr(type(handler), "__call__", None)  # noqa: B004 - its kind is asked
     return any(map(inspect.iscoroutinefunction, (handler, call)))
 
 

@@ -117,7 +117,10 @@ receive(test_peer *peer)
         peer->data = realloc(peer->data, peer->cap);
         require(peer->data != NULL, "realloc");
     }
-    ssize_t n = recv(peer->fd, peer->data + peer->len, peer->cap - peer->len - 1, 0);
+    ssize_t n;
+    do {
+        n = recv(peer->fd, peer->data + peer->len, peer->cap - peer->len - 1, 0);
+    } while (n < 0 && errno == EINTR);
     peer->is_over = n == 0;
     peer->is_reset = n < 0 && errno == ECONNRESET;
     require(n >= 0 || peer->is_reset, "the server is too slow: recv");
