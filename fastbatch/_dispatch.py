@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -96,12 +97,19 @@ def _reply_to_error(
         else:
             return
     request = batch[index]
-    if isinstance(error, ReplyError):
-        # Its traceback would show this file alone; the message has what was returned.
-        log.error("handler %s, %r: %s", name_of(handler), request, error)
-    else:
-        log.error("handler %s failed, %r", name_of(handler), request, exc_info=error)
     batch.reply(index, Response(500, (), plain_text(500)))
+    _log(handler, request, error)
+
+
+def _log(handler: Callable[[Request], Any], request: Request, error: Exception) -> None:
+    try:
+        if isinstance(error, ReplyError):
+            # Its traceback would show this file alone; the message has what it was.
+            log.error("handler %s, %r: %s", name_of(handler), request, error)
+        else:
+            log.error("handler %s failed, %r", name_of(handler), request, exc_info=error)
+    except Exception:  # noqa: BLE001 - a log that fails must not fail other slots
+        traceback.print_exc()
 
 
 _DISPATCHERS: dict[str, Callable[[Callable[[Request], Any]], Dispatcher]] = {

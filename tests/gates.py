@@ -47,7 +47,7 @@ class Gate:
 
 @contextlib.contextmanager
 def connect(server: fastbatch.Server, n: int) -> Iterator[list[helpers.Connection]]:
-    """Open ``n`` connections, which the server has accepted."""
+    """Open ``n`` connections that the server has accepted; nobody else may connect."""
     before = server.stats()["connections"]
     with contextlib.ExitStack() as stack:
         opened = [stack.enter_context(helpers.Connection(server)) for _ in range(n)]

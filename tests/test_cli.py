@@ -115,14 +115,22 @@ def test_signal_ends_it_with_0_and_no_traceback(
     assert "Traceback" not in program.errors
 
 
+# Short sleeps: a signal that comes just before a sleep does not wake it.
+STUCK = """
+import time
+def stuck(request):
+    while True:
+        time.sleep(0.01)
+"""
+
+
 def test_second_signal_ends_it_with_130_and_no_traceback(
     fastbatch_: Start, app: Path
 ) -> None:
-    app.write_text("import time\ndef stuck(request):\n    time.sleep(60)\n")
+    app.write_text(STUCK)
     program = fastbatch_("app:stuck", "--port=0")
     with Connection(program.address()) as connection:
         connection.send(helpers.get())
-        # The signals are seen by the handler or by the loop: both ways end it.
         program.signal()
         program.wait_for("answering what has arrived")
         program.signal()

@@ -99,8 +99,7 @@ def test_requests_sees_413_while_it_uploads_100_mb(
 
 def test_http_client(serve: Serve) -> None:
     server = serve(echo)
-    host, port = server.address
-    client = http.client.HTTPConnection(str(host), int(port), timeout=10)
+    client = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=10)
     for body in (b"", b"body", b"x" * 100_000):
         client.request("POST", "/path", body)
         reply = client.getresponse()

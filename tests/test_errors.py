@@ -123,7 +123,9 @@ def test_errors_of_every_request_do_not_stop_the_server(
 ) -> None:
     n = 600
     data = get("/1") * n + get("/0")
-    replies = helpers.parse_replies(helpers.talk(serve(fail_on_odd), data, replies=n + 1))
+    replies = helpers.parse_replies(
+        helpers.talk(serve(fail_on_odd), data, replies=n + 1)
+    )
     assert [reply.status for reply in replies] == [500] * n + [200]
     assert len(gates.errors(caplog)) == n
 
@@ -172,7 +174,7 @@ def test_log_that_fails_does_not_keep_a_broken_stream_open(serve: Serve) -> None
 # ---- errors that end the server -----------------------------------------------------
 
 
-class OwnExit(BaseException):  # noqa: N818 - it is no error
+class OwnExit(BaseException):
     pass
 
 
@@ -188,7 +190,7 @@ def test_base_exception_answers_the_batch_and_ends_the_server(
     gate = gates.Gate(handler)
     server = serve(gate)
     with gates.connect(server, 5) as connections:
-        idle, *others = connections
+        _idle, *others = connections
         with gate.held(server):
             for i, connection in enumerate(others):
                 connection.send(get(f"/{i}"))

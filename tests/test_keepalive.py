@@ -14,7 +14,9 @@ def hello(_request: fastbatch.Request) -> str:
 
 
 def raw_get(version: str, connection: str | None) -> bytes:
-    return get("/", *([f"Connection: {connection}"] if connection else []), version=version)
+    return get(
+        "/", *([f"Connection: {connection}"] if connection else []), version=version
+    )
 
 
 @pytest.mark.parametrize(

@@ -307,9 +307,7 @@ def test_any_number_of_fields_can_be_sent(serve: Serve, n: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["Date", "date", "SERVER", "content-TYPE"])
-def test_own_field_is_sent_in_place_of_the_usual_one(
-    answer: Answer, name: str
-) -> None:
+def test_own_field_is_sent_in_place_of_the_usual_one(answer: Answer, name: str) -> None:
     reply = answer((200, {name: "own"}, "x"))
     assert reply.headers.get_all(name) == ["own"]
 

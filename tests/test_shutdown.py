@@ -231,7 +231,7 @@ def handler(request):
     elif request.path == "/stuck":
         print("in the handler", flush=True)
         while True:
-            time.sleep(60)
+            time.sleep(0.01)  # a signal just before it would not wake a longer one
     elif request.path == "/exit":
         sys.exit(3)
     return "answered"

@@ -137,7 +137,7 @@ def test_stream_with_connection_close_ends_the_connection(serve: Serve) -> None:
 
 # ---- items --------------------------------------------------------------------------
 
-BODIES: dict[str, tuple[Any, bytes]] = {
+BODIES: dict[str, tuple[Any, bytes | None]] = {
     "list": ([b"a", b"b"], b"ab"),
     "tuple": ((b"a", b"b"), b"ab"),
     "bytes-like of all kinds": (
@@ -197,7 +197,9 @@ def test_first_item_of_a_wrong_type_is_a_500(
 
 
 @pytest.mark.parametrize("item", ["text", 1, None, memoryview(b"0123")[::2]], ids=repr)
-@pytest.mark.parametrize("fields", [{}, {"Content-Length": "9"}], ids=["chunked", "length"])
+@pytest.mark.parametrize(
+    "fields", [{}, {"Content-Length": "9"}], ids=["chunked", "length"]
+)
 def test_later_item_of_a_wrong_type_breaks_the_connection(
     serve: Serve, caplog: pytest.LogCaptureFixture, fields: Any, item: Any
 ) -> None:

@@ -68,7 +68,7 @@ def test_handler_that_takes_long_is_no_idle_connection(serve: Serve) -> None:
         pause(2 * SHORT)
         return "late"
 
-    times = {name: SHORT for name in ("keepalive", "head", "body", "write")}
+    times = dict.fromkeys(("keepalive", "head", "body", "write"), SHORT)
     with Connection(serve(slow, **options(**times))) as connection:
         for _ in range(2):
             assert connection.ask().body == b"late"

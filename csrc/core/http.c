@@ -588,7 +588,7 @@ fb_http_compact(fb_http *http, fb_buf *in)
     size_t used = http->phase == FB_PHASE_COMPLETE ? http->parsed : http->req.start;
     fb_buf_consume(in, used);
     http->parsed -= used;
-    http->req.start -= http->phase == FB_PHASE_COMPLETE ? http->req.start : used;
+    http->req.start = 0;
 }
 
 size_t

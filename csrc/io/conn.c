@@ -564,6 +564,16 @@ fb_conn_out(fb_conn *conn)
     return &conn->exchange->filling;
 }
 
+bool
+fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot)
+{
+    if (!slot->req.keep_alive) {
+        return false;
+    }
+    return conn->server->stopping == FB_STOP_NO || slot->turn + 1 < conn->n_slots ||
+           has_unparsed(conn);
+}
+
 void
 fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive)
 {

@@ -112,6 +112,10 @@ bool fb_conn_is_idle(const fb_conn *conn);
  * has left, or a reply before it ended the connection. Valid until the next flush. */
 fb_out *fb_conn_out(fb_conn *conn);
 
+/* Returns whether the connection may go on after the reply to slot. While the server
+ * stops, the last reply that a connection is owed says close. */
+bool fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot);
+
 /* The reply of a slot was put into fb_conn_out; keep_alive: as its head says. */
 void fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive);
 

@@ -46,7 +46,7 @@ answer_unanswered(fb_server *server)
         if (slot->is_answered) {
             continue;
         }
-        bool keep_alive = slot->req.keep_alive && fb_server_keeps_alive(server);
+        bool keep_alive = fb_conn_keeps_alive(slot->owner, slot);
         fb_out *out = fb_conn_out(slot->owner);
         if (out != NULL &&
             !fb_reply_plain(&out->bytes, &server->stamp, 500, slot->req.is_head,

@@ -116,13 +116,6 @@ void fb_server_close(fb_server *server);
 /* Have the server stop; from any thread between open and close, any number of times. */
 void fb_server_stop(fb_server *server, fb_stop stop);
 
-/* Returns whether a reply may leave the connection open. */
-static inline bool
-fb_server_keeps_alive(const fb_server *server)
-{
-    return server->stopping == FB_STOP_NO;
-}
-
 /* Returns whether the dispatch has run for so long that what is answered should leave.
  * */
 bool fb_server_is_flush_due(const fb_server *server);

@@ -133,6 +133,20 @@ batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
     Py_RETURN_NONE;
 }
 
+static PyObject *
+batch_index(PyObject *self, PyObject *request)
+{
+    Py_ssize_t i = PySequence_Index(self, request);
+    return i < 0 ? NULL : PyLong_FromSsize_t(i);
+}
+
+static PyObject *
+batch_count(PyObject *self, PyObject *request)
+{
+    Py_ssize_t n = PySequence_Count(self, request);
+    return n < 0 ? NULL : PyLong_FromSsize_t(n);
+}
+
 /* ---- the type -------------------------------------------------------------------- */
 
 /* METH_FASTCALL functions have a signature of their own; the cast is CPython's idiom.
@@ -145,6 +159,11 @@ static PyMethodDef batch_methods[] = {
          "    IndexError: there is no such slot.\n"
          "    RuntimeError: the slot is answered already, one that it was pipelined\n"
          "        behind is not, or the dispatch is over.")},
+    {"index", batch_index, METH_O,
+     PyDoc_STR("index(request, /)\n--\n\nThe slot of a request.\n\nRaises:\n"
+               "    ValueError: it has none.")},
+    {"count", batch_count, METH_O,
+     PyDoc_STR("count(request, /)\n--\n\n1 if the request is here, else 0.")},
     {NULL, NULL, 0, NULL},
 };
 

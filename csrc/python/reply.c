@@ -469,8 +469,7 @@ make_head(py_server *server, const reply *r, const fb_slot *slot, fb_head *head)
         .fields = r->fields,
         .n_fields = r->n_fields,
         .is_http10 = slot->req.minor == 0,
-        .keep_alive = slot->req.keep_alive && !r->wants_close &&
-                      fb_server_keeps_alive(server->server),
+        .keep_alive = !r->wants_close && fb_conn_keeps_alive(slot->owner, slot),
         .has_date = r->has_date,
         .has_server = r->has_server,
     };

@@ -54,10 +54,11 @@ peer_open(int port)
     struct timeval timeout = {.tv_sec = PEER_TIMEOUT_MS / 1000};
     int on = 1;
     require(new.fd >= 0, "socket");
-    setsockopt(new.fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
-    setsockopt(new.fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
     setsockopt(new.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     require(connect(new.fd, (struct sockaddr *)&addr, sizeof(addr)) == 0, "connect");
+    /* With these, calls can end with EINTR though no signal came: libuv's io_uring. */
+    setsockopt(new.fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+    setsockopt(new.fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof(timeout));
     return new;
 }
 
@@ -82,11 +83,13 @@ peer_send(test_peer *peer, const char *bytes, size_t len)
 {
     while (len > 0) {
         ssize_t sent = send(peer->fd, bytes, len, MSG_NOSIGNAL);
-        if (sent < 0) {
+        if (sent < 0 && errno != EINTR) {
             return false;
         }
-        bytes += sent;
-        len -= (size_t)sent;
+        if (sent > 0) {
+            bytes += sent;
+            len -= (size_t)sent;
+        }
     }
     return true;
 }

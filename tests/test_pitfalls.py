@@ -1,0 +1,355 @@
+"""Where servers of this kind have failed.
+
+Each class of failures, and the tests that show that it is none of ours:
+
+====  ===========================================  ====================================
+row   what must hold                               tests
+====  ===========================================  ====================================
+1-6   ambiguous framing is refused                 wire/reject
+7     nothing is parsed behind a bad message       test_pipelining, wire/reject
+8     replies keep their order                     test_pipelining, test_batching
+9     10,000 requests in one write                 test_pipelining
+10    no byte is dropped or read twice             test_pipelining, wire/accept
+11    1 MB and 100 MB pass or get 413              test_clients, here
+12    half-closed and reset: the CPU stays idle    here
+13    the client leaves before its reply           here, test_leaks, test_streaming
+14    a slot that fails fails alone                test_errors, test_replies
+15    the second request, and the 10,000th         test_keepalive
+16    ``ab`` and ``ab -k`` end                     test_clients
+17    X_Foo does not pass for X-Foo                here, wire/accept
+18    one table of status texts                    test_replies
+19    no body with HEAD, 204, 304                  test_replies, test_streaming
+20    very long or many headers are 431            wire/reject, here
+22    slow clients                                 test_timeouts
+23    no CR or LF in reply headers                 test_replies
+24    another thread, and no GIL                   test_threads
+27    a body that was refused is not parsed        here
+28    idle connections do not block new clients    here
+29    a full table of files does not spin          here
+30    close() exactly once                         test_streaming
+====  ===========================================  ====================================
+
+Not here yet, as what they are about is not: 21 (several workers), 25 (handler threads),
+26 (proxies), and 30 for WSGI.
+"""
+
+import contextlib
+import resource
+import socket
+import struct
+import sysconfig
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gates
+import helpers
+import pytest
+from conftest import Serve, Start
+from helpers import Connection, get
+
+import fastbatch
+
+LARGE = 20_000_000  # bytes: more than sockets hold
+
+
+def handler(request: fastbatch.Request) -> Any:
+    if request.path == "/large":
+        return bytes(LARGE)
+    if request.path == "/stream":
+        return 200, iter(lambda: bytes(65536), None)
+    return request.path
+
+
+def reset(connection: Connection) -> None:
+    """Close the connection with a TCP reset."""
+    linger = struct.pack("ii", 1, 0)
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    connection.close()
+
+
+def half_close(connection: Connection) -> None:
+    connection.end()
+
+
+# ---- 11: large uploads --------------------------------------------------------------
+
+
+def resident() -> int:
+    """The memory that this process has, in bytes."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * resource.getpagesize()
+
+
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="the allocator of a free-threaded Python keeps memory for itself",
+)
+def test_memory_of_large_uploads_is_given_back(serve: Serve) -> None:
+    server = serve(lambda request: str(len(request.body)), max_body=100_000_000)
+    piece = bytes(1_000_000)
+
+    def upload(connection: Connection) -> None:
+        connection.send(get("/", "Content-Length: 50000000"))
+        connection.send(piece for _ in range(50))
+        assert connection.reply().body == b"50000000"
+
+    with Connection(server) as connection:
+        upload(connection)
+        before = resident()
+        for _ in range(3):
+            upload(connection)
+        # The connection is still open, and idle.
+        assert resident() - before < 25_000_000
+
+
+# ---- 12: half-open sockets ----------------------------------------------------------
+
+STAGES: dict[str, bytes] = {
+    "nothing sent": b"",
+    "part of a head": get()[:-5],
+    "part of a body": gates.request(method="POST", body=b"body")[:-2],
+    "part of a chunk": gates.request("/", "Transfer-Encoding: chunked") + b"5\r\nab",
+    "waiting for 100": gates.request("/", "Expect: 100-continue", body=b"body")[:-4],
+    "answered": get(),
+    "refused": b"bad\r\n\r\n",
+    "told close": get("/", "Connection: close"),
+    "large reply": get("/large"),
+    "endless stream": get("/stream"),
+    "pipelined": get("/large") * 3 + get()[:-5],
+    "pipelined more": get("/stream") + get("/") * 5000,
+}
+
+
+@pytest.mark.parametrize("end", [half_close, reset])
+@pytest.mark.parametrize("data", STAGES.values(), ids=STAGES)
+def test_cpu_stays_idle_when_a_client_half_closes_or_resets(
+    serve: Serve, data: bytes, end: Callable[[Connection], None]
+) -> None:
+    server = serve(handler)
+    with gates.connect(server, 2) as (bystander, connection):
+        connection.send(data)
+        if b"large" in data or b"stream" in data:
+            assert connection.socket.recv(1)
+        end(connection)
+        for _ in range(20):  # by then the server has seen it
+            bystander.ask()
+        began = time.process_time()
+        time.sleep(0.1)
+        assert time.process_time() - began < 0.05
+        assert bystander.ask("/alive").body == b"/alive"
+    gates.wait_until_gone(server)
+
+
+def test_half_closed_client_still_gets_a_large_reply(serve: Serve) -> None:
+    with Connection(serve(handler)) as connection:
+        connection.send(get("/large"))
+        connection.end()
+        (reply,) = helpers.parse_replies(connection.rest())
+    assert len(reply.body) == LARGE
+
+
+# ---- 13: the client leaves ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/small", "/large", "/stream"])
+@pytest.mark.parametrize("leave", [Connection.close, reset])
+def test_client_that_leaves_harms_nobody_of_its_batch(
+    serve: Serve, leave: Callable[[Connection], None], path: str
+) -> None:
+    gate = gates.Gate(handler)
+    server = serve(gate)
+    with gates.connect(server, 9) as connections:
+        with gate.held(server):
+            for i, connection in enumerate(connections):
+                connection.send(get(path if i % 2 else f"/{i}") + get("/next"))
+            for connection in connections[1::2]:
+                leave(connection)
+        for i, connection in enumerate(connections[::2]):
+            assert connection.reply().body == f"/{2 * i}".encode()
+            assert connection.reply().body == b"/next"
+    gates.wait_until_gone(server)
+
+
+def test_clients_that_leave_at_any_moment_harm_nobody(serve: Serve) -> None:
+    server = serve(handler)
+    paths = ["/small", "/large", "/stream"]
+    with Connection(server) as bystander:
+        for i in range(150):
+            connection = Connection(server)
+            connection.send((get(paths[i % 3]) * 2)[: 20 + i])
+            if i % 4 == 0:
+                bystander.ask()
+            (reset if i % 2 else Connection.close)(connection)
+        assert bystander.ask("/alive").body == b"/alive"
+    gates.wait_until_gone(server)
+
+
+# ---- 17, 20: header fields ----------------------------------------------------------
+
+
+def test_header_with_an_underscore_is_not_seen(serve: Serve) -> None:
+    server = serve(lambda request: ",".join(request.headers))
+    with Connection(server) as connection:
+        reply = connection.ask("/", "X_Foo: bad", "X-Foo: good", "Content_Length: 5")
+    assert reply.body == b"host,x-foo"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [f"X-{i}: x" for i in range(10_000)],
+        ["X-A: " + "b" * 1_000_000],
+        ["X" * 1_000_000 + ": a"],
+    ],
+    ids=["many", "long value", "long name"],
+)
+def test_too_much_of_header_fields_is_431(serve: Serve, fields: list[str]) -> None:
+    server = serve(handler)
+    data = helpers.talk(server, get("/", *fields) + get("/never"))
+    (reply,) = helpers.parse_replies(data)
+    assert (reply.status, reply.headers["Connection"]) == (431, "close")
+    assert helpers.get_url(server, "/alive").body == b"/alive"
+
+
+# ---- 27: bodies that were refused ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("expect", "length", "status"),
+    [
+        ("100-continue", 10**9, 413),
+        ("100-continue", 10**30, 400),
+        ("200-maybe", 40, 417),
+    ],
+)
+def test_refused_body_that_looks_like_a_request_is_not_parsed(
+    serve: Serve, expect: str, length: int, status: int
+) -> None:
+    seen: list[str] = []
+    server = serve(lambda request: seen.append(request.path))
+    head = get("/", f"Expect: {expect}", f"Content-Length: {length}")
+    with Connection(server) as connection:
+        connection.send(head)
+        reply = connection.reply()
+        assert (reply.status, reply.headers["Connection"]) == (status, "close")
+        connection.send(get("/smuggled") * 10)
+        assert connection.is_closed()
+    gates.wait_until_gone(server)
+    assert seen == []
+
+
+# ---- 28, 29: more connections than there is room for --------------------------------
+
+
+def test_connections_beyond_the_limit_wait_for_one_to_end(serve: Serve) -> None:
+    server = serve(handler, max_connections=2)
+    with gates.connect(server, 2) as (first, second):
+        first.send(get("/stream"))
+        second.send(get("/stream"))
+        assert first.socket.recv(1)
+        assert second.socket.recv(1)
+        with Connection(server) as third:
+            third.send(get("/third"))
+            first.close()
+            assert third.reply().body == b"/third"
+            assert server.stats()["open_connections"] == 2
+
+
+def test_idle_connections_do_not_keep_new_clients_out(serve: Serve) -> None:
+    server = serve(handler, max_connections=2)
+    with gates.connect(server, 2) as (idle, fresh):
+        idle.ask()
+        with Connection(server) as third:
+            third.socket.settimeout(2)
+            assert third.ask("/third").body == b"/third"
+        del fresh
+
+
+FEW_FILES = """\
+import fastbatch, resource, time
+
+def handler(request):
+    if request.path == "/cpu":
+        return str(time.process_time())
+    return request.path
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+fastbatch.run(handler, bind="127.0.0.1:0")
+"""
+
+
+@contextlib.contextmanager
+def crowd(address: helpers.Address, n: int) -> Iterator[list[Connection]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Connection(address)) for _ in range(n)]
+
+
+def test_full_table_of_files_loses_no_client_and_does_not_spin(start: Start) -> None:
+    address = start("-c", FEW_FILES).address()
+    with Connection(address) as first:
+        first.ask()
+        with crowd(address, 60) as connections:
+            for i, connection in enumerate(connections):
+                connection.send(get(f"/{i}", "Connection: close"))
+            began = float(first.ask("/cpu").body)
+            time.sleep(0.2)
+            assert float(first.ask("/cpu").body) - began < 0.1
+            for i, connection in enumerate(connections):
+                assert connection.reply().body == f"/{i}".encode()
+        assert first.ask("/alive").body == b"/alive"
+
+
+def test_full_table_of_files_with_idle_clients_lets_others_in_later(
+    start: Start,
+) -> None:
+    address = start("-c", FEW_FILES).address()
+    with Connection(address) as first:
+        first.ask()
+        with crowd(address, 40) as connections:
+            began = float(first.ask("/cpu").body)
+            time.sleep(0.2)
+            assert float(first.ask("/cpu").body) - began < 0.1
+            last = connections[-1]
+            last.send(get("/last"))
+            for connection in connections[:-1]:
+                connection.close()
+            assert last.reply().body == b"/last"
+
+
+# ---- and besides --------------------------------------------------------------------
+
+
+def test_client_that_leaves_does_not_end_a_program_that_has_sigpipe_on(
+    start: Start, tmp_path: Path
+) -> None:
+    program = start(
+        "-c",
+        "import fastbatch, signal\n"
+        "signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n"
+        "fastbatch.run(lambda _: (200, iter(lambda: bytes(65536), None)),"
+        f" bind='unix:{tmp_path}/socket')",
+    )
+    address = program.address()
+    for _ in range(3):  # the last one sees whether it still runs
+        with Connection(address) as connection:
+            connection.send(get())
+            assert connection.socket.recv(1)
+
+
+def test_nothing_is_left_of_a_burst_of_connections(serve: Serve) -> None:
+    server = serve(handler)
+
+    def visit() -> None:
+        for i in range(50):
+            assert helpers.get_url(server, f"/{i}").body == f"/{i}".encode()
+
+    visitors = [threading.Thread(target=visit) for _ in range(4)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    gates.wait_until_gone(server)
+    assert server.stats()["requests"] == 200
