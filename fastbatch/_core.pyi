@@ -8,6 +8,9 @@ LIMITS: Mapping[str, int]
 the defaults (``max_body``, ``head_timeout_ms``, ...) and the bounds (``batch_slots``,
 ``headers_bound``, ...)."""
 
+REASONS: Mapping[int, str]
+"""The reason phrases, by status; of csrc/core/status.c, the one table of them."""
+
 VERSIONS: Mapping[str, str]
 """The vendored libraries: ``{"libuv": "1.52.1", "llhttp": "9.4.3"}``."""
 

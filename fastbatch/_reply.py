@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from http import HTTPStatus
 from typing import NamedTuple, TypeAlias
+
+from fastbatch._core import REASONS
 
 Body: TypeAlias = "str | bytes | bytearray | memoryview | Iterable[bytes] | None"
 Text: TypeAlias = "str | bytes"
@@ -59,7 +60,4 @@ class HTTPError(Exception):
 
 def plain_text(status: int) -> str:
     """The body of a reply that has nothing to say but its status."""
-    try:
-        return f"{int(status)} {HTTPStatus(status).phrase}\n"
-    except ValueError:
-        return f"{int(status)}\n"
+    return f"{int(status)} {REASONS.get(status, '')}".rstrip() + "\n"

@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import gates
 import helpers
@@ -172,18 +173,28 @@ def test_nothing_is_sent_behind_a_reply_that_says_close(serve: Serve) -> None:
     assert found == [b"/1", b"/2", b"last"]
 
 
-@pytest.mark.parametrize("size", [1, ZERO_COPY], ids=["small", "large"])
+REPLIES: dict[str, Callable[[], Any]] = {
+    "small": lambda: b"x",
+    "large": lambda: b"x" * ZERO_COPY,
+    "stream": lambda: (200, iter([b"x", b"y"])),
+}
+
+
+@pytest.mark.parametrize("kind", REPLIES)
 @pytest.mark.parametrize("batch_size", [1, 256])
-@pytest.mark.parametrize("n", [1, 3, 300])
+@pytest.mark.parametrize("n", [1, 5, 300])
 def test_client_that_closes_its_sending_half_gets_all_replies(
-    serve: Serve, n: int, batch_size: int, size: int
+    serve: Serve, n: int, batch_size: int, kind: str
 ) -> None:
-    server = serve(lambda _request: b"x" * size, batch_size=batch_size)
-    with Connection(server) as connection:
-        connection.send(get() * n)
-        connection.end()
+    gate = gates.Gate(lambda _request: REPLIES[kind]())
+    server = serve(gate, batch_size=batch_size)
+    with gates.connect(server, 1) as (connection,):
+        with gate.held(server):
+            connection.send(get() * n)
+            connection.end()
         replies = helpers.parse_replies(connection.rest())
-    assert [len(reply.body) for reply in replies] == [size] * n
+    assert len(replies) == n
+    assert len({reply.body for reply in replies}) == 1
 
 
 def test_request_that_is_cut_off_is_not_handled(serve: Serve) -> None:

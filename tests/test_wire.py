@@ -1,8 +1,8 @@
 """Every file of tests/wire through a real socket: whole, bytewise and with more behind.
 
-The C tests feed the same files to the parser alone. Here it is seen that what comes out
-of it reaches the handler, that every request is answered with the right status, and that
-a connection is closed after a bad one, of which nothing more is read.
+The C tests feed the same files to the parser alone. Here it is seen that what comes
+out of it reaches the handler, that every request is answered with the right status, and
+that a connection is closed after a bad one, of which nothing more is read.
 """
 
 import contextlib
@@ -195,7 +195,7 @@ def test_server_lives_after_all_of_it(server: fastbatch.Server, seen: Seen) -> N
     assert [request["path"] for request in seen] == ["/after"]
 
 
-# ---- limits: inputs too long to keep as files --------------------------------------------
+# ---- limits: inputs too long to keep as files ----------------------------------
 
 
 def padded_head(length: int) -> bytes:

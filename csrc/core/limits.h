@@ -40,7 +40,8 @@
 #define FB_INPUT_ROOM 1024             /* a read is never asked for less room than this */
 #define FB_PIPELINE_BYTES (64 * 1024)  /* read ahead of the replies; then: reading waits */
 #define FB_OUTPUT_BYTES 1024           /* first size of a writing buffer */
-#define FB_OUTPUT_HIGH_WATER (64 * 1024) /* bytes of a stream held for a slow reader */
+#define FB_OUTPUT_HIGH_WATER (64 * 1024) /* of a stream in one turn; then others have theirs */
+#define FB_STREAM_ROUND_BYTES 2048 /* what a write counts for in that, beyond its bytes */
 #define FB_KEEP_BYTES (64 * 1024)      /* a larger idle buffer goes back to the allocator */
 #define FB_POOL_ITEMS 512              /* idle exchanges and connections kept for reuse */
 #define FB_ZERO_COPY_BYTES (32 * 1024) /* a body from this size is written from where it

@@ -133,6 +133,12 @@ is_stream_next(const fb_out *out)
            out->n_sent == out->parts[out->part].at;
 }
 
+bool
+fb_out_is_streaming(const fb_out *out)
+{
+    return has_chunk(out) || is_stream_next(out);
+}
+
 /* List data from one offset to another; nothing when they are the same. */
 static size_t
 add_run(fb_run *runs, size_t n, const char *data, size_t from, size_t to)

@@ -20,8 +20,8 @@ typedef enum fb_pull {
 
 /* How core and io see a body of somebody else's. */
 typedef struct fb_body_ops {
-    /* Append what comes next, framing included, until into holds about
-     * FB_OUTPUT_HIGH_WATER bytes. Streams alone. */
+    /* Append what comes next, framing included; nothing, if it is not there yet. It is
+     * called again when that was sent. Streams alone. */
     fb_pull (*pull)(void *owner, fb_buf *into);
     /* The last call: nothing of the body is used any more. */
     void (*release)(void *owner);
@@ -71,6 +71,9 @@ bool fb_out_add_body(fb_out *out, fb_body body);
  * sent, it is pulled once, and if that was its end without a byte, what comes next is
  * listed. Returns how many runs; valid until the next call. */
 size_t fb_out_gather(fb_out *out, fb_run *runs, size_t most);
+
+/* Returns whether the next gather would be of a stream, which may be pulled for it. */
+bool fb_out_is_streaming(const fb_out *out);
 
 /* n bytes of what was gathered were sent: move on, releasing the parts that are done. */
 void fb_out_advance(fb_out *out, size_t n);

@@ -26,7 +26,7 @@ typedef struct fb_header {
 typedef struct fb_request {
     size_t start;       /* offset of the message's first byte in the input buffer */
     fb_span target;     /* the request-target, RFC 9112 3.2 */
-    fb_span path;       /* its path, still percent-encoded; "*" for the asterisk-form */
+    fb_span path;       /* its path, still percent-encoded, never empty; or "*" */
     fb_span query;      /* what follows its first "?"; may be empty */
     fb_span body;       /* decoded of any chunking, in one piece */
     uint8_t method;     /* an llhttp_method_t */

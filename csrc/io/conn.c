@@ -347,8 +347,11 @@ gather(fb_out *out, uv_buf_t *bufs)
 
 /* Have libuv send what was gathered, as the socket takes it. */
 static void
-queue_write(fb_conn *conn, const uv_buf_t *bufs, size_t n)
+queue_write(fb_conn *conn, uv_buf_t *bufs, size_t n)
 {
+    if (n == 0) {
+        bufs[n++] = uv_buf_init(NULL, 0); /* libuv wants one; it comes back to us */
+    }
     conn->write.data = conn;
     conn->n_queued = total_of(bufs, n);
     if (uv_write(&conn->write, &conn->uv.stream, bufs, (unsigned)n, on_written) != 0) {
@@ -359,39 +362,54 @@ queue_write(fb_conn *conn, const uv_buf_t *bufs, size_t n)
     conn->n_left = conn->n_queued;
 }
 
-/* Try to send one round. Returns whether to try another at once. */
+/* Send what the socket takes of the runs. Returns whether that was all; else *error is
+ * libuv's error code, or 0 when the socket is full. */
 static bool
-write_round(fb_conn *conn)
+try_write(fb_conn *conn, const uv_buf_t *bufs, size_t n, int *error)
+{
+    int sent = uv_try_write(&conn->uv.stream, bufs, (unsigned)n);
+    if (sent < 0) {
+        *error = sent == UV_EAGAIN ? 0 : sent;
+        return false;
+    }
+    *error = 0;
+    fb_count_add(&conn->server->stats.n_bytes_sent, (uint64_t)sent);
+    fb_out_advance(&conn->exchange->sending, (size_t)sent);
+    return (size_t)sent == total_of(bufs, n);
+}
+
+/* Try to send one round. Returns whether to try another at once. Streams draw on budget,
+ * in bytes; when it is used up, the next round waits for the next iteration, so that a
+ * stream holds up nobody else. */
+static bool
+write_round(fb_conn *conn, size_t *budget)
 {
     fb_out *out = &conn->exchange->sending;
+    bool is_streaming = fb_out_is_streaming(out);
     uv_buf_t bufs[WRITE_RUNS];
     size_t n = gather(out, bufs);
-    if (n == 0) {
-        if (out->has_failed) {
-            abort_conn(conn);
+    if (n == 0 && out->has_failed) {
+        abort_conn(conn);
+        return false;
+    }
+    if (is_streaming && !fb_out_is_empty(out)) {
+        size_t drawn = total_of(bufs, n) + FB_STREAM_ROUND_BYTES;
+        if (drawn > *budget) {
+            queue_write(conn, bufs, n);
+            return false;
         }
-        return conn->state != FB_CONN_CLOSING && !fb_out_is_empty(out);
+        *budget -= drawn;
     }
-    if (out->n_chunk_sent < out->chunk.len) {
-        /* A stream: one write each iteration, so that it holds up nobody else. */
-        queue_write(conn, bufs, n);
-        return false;
+    int error;
+    if (n == 0 || try_write(conn, bufs, n, &error)) {
+        return !fb_out_is_empty(out);
     }
-    int sent = uv_try_write(&conn->uv.stream, bufs, (unsigned)n);
-    if (sent == UV_EAGAIN) {
-        sent = 0;
-    }
-    if (sent < 0) {
+    if (error != 0) {
         fb_conn_close(conn);
-        return false;
-    }
-    fb_count_add(&conn->server->stats.n_bytes_sent, (uint64_t)sent);
-    fb_out_advance(out, (size_t)sent);
-    if ((size_t)sent < total_of(bufs, n)) {
+    } else {
         queue_write(conn, bufs, gather(out, bufs));
-        return false;
     }
-    return !fb_out_is_empty(out);
+    return false;
 }
 
 /* What was filled is sent next. */
@@ -408,16 +426,39 @@ swap_outs(fb_exchange *exchange)
     return true;
 }
 
+/* Returns whether there is something in sending. */
+static bool
+has_to_send(fb_exchange *exchange)
+{
+    return !fb_out_is_empty(&exchange->sending) || exchange->sending.has_failed ||
+           swap_outs(exchange);
+}
+
 void
 fb_conn_flush(fb_conn *conn)
 {
     fb_exchange *exchange = conn->exchange;
-    while (conn->state != FB_CONN_CLOSING && exchange != NULL && !conn->is_writing) {
-        if (fb_out_is_empty(&exchange->sending) && !exchange->sending.has_failed &&
-            !swap_outs(exchange)) {
-            return;
+    size_t budget = FB_OUTPUT_HIGH_WATER;
+    while (conn->state != FB_CONN_CLOSING && exchange != NULL && !conn->is_writing &&
+           has_to_send(exchange)) {
+        while (write_round(conn, &budget)) {
         }
-        while (write_round(conn)) {
+    }
+}
+
+void
+fb_conn_flush_early(fb_conn *conn)
+{
+    fb_exchange *exchange = conn->exchange;
+    if (conn->state == FB_CONN_CLOSING || exchange == NULL || conn->is_writing) {
+        return;
+    }
+    int error;
+    uv_buf_t bufs[WRITE_RUNS];
+    while (has_to_send(exchange) && !fb_out_is_streaming(&exchange->sending)) {
+        size_t n = gather(&exchange->sending, bufs);
+        if (n == 0 || !try_write(conn, bufs, n, &error)) {
+            return; /* an error shows again when the connection is settled */
         }
     }
 }

@@ -93,6 +93,10 @@ void fb_conn_parse(fb_conn *conn);
 /* Send what was answered so far. */
 void fb_conn_flush(fb_conn *conn);
 
+/* As fb_conn_flush, by another thread in the midst of a dispatch: send what the socket
+ * takes at once and change nothing else. Streams begin when the dispatch is over. */
+void fb_conn_flush_early(fb_conn *conn);
+
 /* All slots of the connection are answered: flush and go on. */
 void fb_conn_settle(fb_conn *conn);
 

@@ -84,29 +84,16 @@ fb_server_dispatch(fb_server *server)
     fb_count_add(&server->stats.batch_sizes[batch->n_slots], 1);
     locate_slots(batch);
     update_stamp(server);
-    server->flushed_at = uv_hrtime();
-    if (!server->ops->dispatch(server->owner, batch)) {
+    fb_flusher_begin(&server->flusher, batch->n_slots);
+    bool goes_on = server->ops->dispatch(server->owner, batch);
+    fb_flusher_end(&server->flusher);
+    if (!goes_on) {
         fb_server_stop(server, FB_STOP_GRACEFUL);
     }
     answer_unanswered(server);
     fb_batch_reset(batch);
     uv_update_time(&server->loop);
     settle_touched(server);
-}
-
-bool
-fb_server_is_flush_due(const fb_server *server)
-{
-    return uv_hrtime() - server->flushed_at > FB_EARLY_FLUSH_NS;
-}
-
-void
-fb_server_flush(fb_server *server)
-{
-    for (fb_conn *conn = server->touched; conn != NULL; conn = conn->next_touched) {
-        fb_conn_flush(conn);
-    }
-    server->flushed_at = uv_hrtime();
 }
 
 static void
@@ -525,6 +512,10 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     if (error != 0) {
         return error;
     }
+    error = fb_flusher_open(&server->flusher, server);
+    if (error != 0) {
+        return error;
+    }
     error = open_listeners(server, setup);
     return error != 0 ? error : open_wakeup(server, setup->wakeup_fd);
 }
@@ -532,7 +523,12 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
 int
 fb_server_run(fb_server *server)
 {
-    return uv_run(&server->loop, UV_RUN_DEFAULT) < 0 ? UV_EIO : 0;
+    int error = fb_flusher_start(&server->flusher);
+    if (error == 0) {
+        uv_run(&server->loop, UV_RUN_DEFAULT);
+        fb_flusher_stop(&server->flusher);
+    }
+    return error;
 }
 
 void
@@ -547,6 +543,7 @@ fb_server_close(fb_server *server)
         (void)error;
         server->has_loop = false;
     }
+    fb_flusher_close(&server->flusher);
     while (server->free_conns != NULL) {
         fb_conn *conn = server->free_conns;
         server->free_conns = conn->next;

@@ -17,13 +17,15 @@
  *   sending                                    reply may be added during a write
  *   fb_body       the binding     fb_out       sent or dropped: released either way
  *
- * All functions but fb_server_stop belong to the thread that runs the server.
+ * All functions but fb_server_stop belong to the thread that runs the server. The one
+ * other thread that touches connections is the flusher, under its lock.
  */
 #ifndef FB_IO_SERVER_H
 #define FB_IO_SERVER_H
 
 #include "core/reply.h"
 #include "io/conn.h"
+#include "io/flusher.h"
 #include "io/listener.h"
 
 #include <stdatomic.h>
@@ -73,6 +75,7 @@ struct fb_server {
     fb_heap heap;
     fb_stamp stamp;
     char server_value[FB_SERVER_VALUE_BYTES];
+    fb_flusher flusher;
     fb_batch batch; /* collecting, or being dispatched */
     fb_exchange_pool exchanges;
     fb_conn *free_conns; /* for reuse */
@@ -83,7 +86,6 @@ struct fb_server {
     fb_conn *ready;   /* have received bytes that are not parsed */
     fb_time_list waits[FB_WAIT_KINDS];
     uint64_t tick_ms;
-    uint64_t flushed_at;      /* nanoseconds: when the dispatch began, or flushed */
     const fb_server_ops *ops; /* kept */
     void *owner;              /* given back to ops */
     atomic_int stop_wanted;   /* an fb_stop, set by any thread */
@@ -115,13 +117,6 @@ void fb_server_close(fb_server *server);
 
 /* Have the server stop; from any thread between open and close, any number of times. */
 void fb_server_stop(fb_server *server, fb_stop stop);
-
-/* Returns whether the dispatch has run for so long that what is answered should leave.
- * */
-bool fb_server_is_flush_due(const fb_server *server);
-
-/* Send what has been answered, in the midst of a dispatch. */
-void fb_server_flush(fb_server *server);
 
 /* ---- for conn.c and listener.c --------------------------------------------------- */
 

@@ -103,18 +103,6 @@ find_slot(py_batch *batch, PyObject *index)
     return slot;
 }
 
-/* A batch that runs for long sends what it has, so that nobody waits for the slowest.
- * */
-static void
-flush_if_due(py_server *server)
-{
-    if (fb_server_is_flush_due(server->server)) {
-        py_server_detach(server);
-        fb_server_flush(server->server);
-        py_server_attach(server);
-    }
-}
-
 static PyObject *
 batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
 {
@@ -126,9 +114,6 @@ batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
     fb_slot *slot = find_slot(batch, args[0]);
     if (slot == NULL || py_reply_answer(batch->server, slot, args[1]) < 0) {
         return NULL;
-    }
-    if (batch->n_slots > 1) {
-        flush_if_due(batch->server);
     }
     Py_RETURN_NONE;
 }

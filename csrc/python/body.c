@@ -93,12 +93,13 @@ end_stream(py_body *body, fb_buf *into)
     return FB_PULL_END;
 }
 
-/* Attached. Quick iterators fill the buffer; a slow one's items leave as they come. */
+/* Attached. One item, because the next one may be long in coming; but an iterator that
+ * gives nothing, again and again, may not hold the loop. */
 static fb_pull
-pull_items(py_body *body, fb_buf *into)
+pull_item(py_body *body, fb_buf *into)
 {
     uint64_t began = uv_hrtime();
-    while (into->len < FB_OUTPUT_HIGH_WATER) {
+    while (into->len == 0 && uv_hrtime() - began < FB_EARLY_FLUSH_NS) {
         PyObject *item = next_item(body);
         if (item == NULL) {
             return PyErr_Occurred() ? FB_PULL_FAIL : end_stream(body, into);
@@ -107,9 +108,6 @@ pull_items(py_body *body, fb_buf *into)
         Py_DECREF(item);
         if (error < 0) {
             return FB_PULL_FAIL;
-        }
-        if (into->len > 0 && uv_hrtime() - began > FB_EARLY_FLUSH_NS) {
-            break;
         }
     }
     return FB_PULL_MORE;
@@ -121,7 +119,7 @@ on_pull(void *owner, fb_buf *into)
     py_body *body = owner;
     py_server *server = body->server;
     py_server_attach(server);
-    fb_pull pulled = pull_items(body, into);
+    fb_pull pulled = pull_item(body, into);
     if (pulled == FB_PULL_FAIL) {
         if (py_server_keep_raised(server)) {
             fb_server_stop(server->server, FB_STOP_GRACEFUL);

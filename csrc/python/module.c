@@ -7,6 +7,7 @@
  */
 #include "core/http.h"
 #include "core/limits.h"
+#include "core/status.h"
 #include "python/state.h"
 
 #include <uv.h>
@@ -105,6 +106,24 @@ add_versions(PyObject *module)
     PyObject *dict =
         Py_BuildValue("{sssN}", "libuv", uv_version_string(), "llhttp", llhttp);
     return add_mapping(module, "VERSIONS", dict);
+}
+
+static int
+add_reasons(PyObject *module)
+{
+    PyObject *dict = PyDict_New();
+    for (int status = 100; dict != NULL && status <= FB_STATUS_MAX; status++) {
+        PyObject *key = PyLong_FromLong(status);
+        PyObject *reason = PyUnicode_FromString(fb_status_reason(status));
+        if (key == NULL || reason == NULL ||
+            (PyUnicode_GetLength(reason) > 0 &&
+             PyDict_SetItem(dict, key, reason) < 0)) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(key);
+        Py_XDECREF(reason);
+    }
+    return add_mapping(module, "REASONS", dict);
 }
 
 /* ---- what the types share -------------------------------------------------------- */
@@ -230,7 +249,7 @@ module_exec(PyObject *module)
     py_state *state = PyModule_GetState(module);
     if ((state->names = make_names()) == NULL || make_strings(state) < 0 ||
         make_imports(state) < 0 || make_types(module, state) < 0 ||
-        add_limits(module) < 0 || add_versions(module) < 0) {
+        add_limits(module) < 0 || add_reasons(module) < 0 || add_versions(module) < 0) {
         return -1;
     }
     return 0;

@@ -170,7 +170,8 @@ judge_field(const py_state *state, reply *r, const fb_field *field)
     }
     if (is_name(field, "transfer-encoding") || is_name(field, "keep-alive") ||
         is_name(field, "upgrade") || is_name(field, "trailer")) {
-        PyErr_Format(state->reply_error, "%.20s is the server's to send", field->name);
+        PyErr_Format(state->reply_error, "the header %.20s is the server's to send",
+                     field->name);
         return -1;
     }
     return 1;
@@ -302,10 +303,12 @@ read_text(const py_state *state, reply *r, PyObject *text)
 }
 
 static int
-read_buffer(reply *r, PyObject *body)
+read_buffer(const py_state *state, reply *r, PyObject *body)
 {
     if (PyObject_GetBuffer(body, &r->view, PyBUF_SIMPLE) < 0) {
         r->view.obj = NULL;
+        PyErr_Clear();
+        py_raise_reply_error(state, "the body %U is not contiguous bytes", body);
         return -1;
     }
     r->data = r->view.buf;
@@ -349,7 +352,7 @@ read_body(const py_state *state, reply *r, PyObject *body)
         return read_text(state, r, body);
     }
     if (PyObject_CheckBuffer(body)) {
-        return read_buffer(r, body);
+        return read_buffer(state, r, body);
     }
     if (PyMapping_Check(body) && !PySequence_Check(body)) {
         PyErr_SetString(state->reply_error,
@@ -405,7 +408,7 @@ read_reply(const py_state *state, reply *r, PyObject *value)
         return read_tuple(state, r, value);
     }
     if (PyObject_CheckBuffer(value)) {
-        return read_buffer(r, value);
+        return read_buffer(state, r, value);
     }
     py_raise_reply_error(state,
                          "%U is no reply: give str, bytes, None, (status, body) or "
@@ -476,67 +479,86 @@ make_head(py_server *server, const reply *r, const fb_slot *slot, fb_head *head)
     return set_framing(server->state, r, slot, head);
 }
 
-/* ---- writing --------------------------------------------------------------------- */
+/* ---- writing ------------------------------------------------------------------------ */
 
+/* A body that outlives the dispatch: a stream, or long bytes. Returns 0, or -1 with an
+ * exception set; *body is {0} when there is no need of one. */
 static int
-make_body(py_server *server, reply *r, const fb_head *head, fb_body *body)
+make_body(py_server *server, reply *r, const fb_slot *slot, const fb_head *head,
+          fb_body *body)
 {
+    *body = (fb_body){0};
+    if (!sends_body(r, slot)) {
+        return 0;
+    }
     if (is_stream(r)) {
         *body = py_body_stream(server, Py_NewRef(r->iterator), Py_NewRef(r->first),
                                head->framing, head->length);
         r->is_given = body->ops != NULL;
-    } else {
+    } else if (r->len >= FB_ZERO_COPY_BYTES) {
         *body = py_body_in_place(server, &r->view, r->text, r->data, r->len);
+    } else {
+        return 0;
     }
     return body->ops != NULL ? 0 : -1;
 }
 
-/* Returns 0, or -1 with an exception set and out as it was. */
-static int
-write_reply(py_server *server, reply *r, const fb_slot *slot, const fb_head *head,
-            fb_out *out)
+/* Takes body. Returns false when there is no memory; then out is as it was, or has failed
+ * and will send nothing more. */
+static bool
+write_reply(const fb_stamp *stamp, const reply *r, const fb_slot *slot,
+            const fb_head *head, fb_body body, fb_out *out)
 {
     size_t before = out->bytes.len;
-    bool sends = sends_body(r, slot);
-    bool is_long = sends && (is_stream(r) || r->len >= FB_ZERO_COPY_BYTES);
-    fb_body body = {0};
-    if (is_long && make_body(server, r, head, &body) < 0) {
-        return -1;
-    }
-    bool ok = fb_reply_head(&out->bytes, &server->server->stamp, head);
-    if (ok && is_long) {
-        return fb_out_add_body(out, body) ? 0 : -1;
-    }
-    if (ok && sends) {
-        ok = fb_buf_append(&out->bytes, r->data, r->len);
-    }
-    if (!ok) {
-        out->bytes.len = before;
-        if (is_long) {
+    if (!fb_reply_head(&out->bytes, stamp, head)) {
+        if (body.ops != NULL) {
             body.ops->release(body.owner);
         }
-        PyErr_NoMemory();
-        return -1;
+        return false;
     }
-    return 0;
+    if (body.ops != NULL) {
+        return fb_out_add_body(out, body);
+    }
+    if (sends_body(r, slot) && !fb_buf_append(&out->bytes, r->data, r->len)) {
+        out->bytes.len = before;
+        return false;
+    }
+    return true;
+}
+
+/* Under the flusher's lock: nothing here may run Python code, or wait. */
+static bool
+put_reply(fb_server *server, fb_slot *slot, const reply *r, const fb_head *head,
+          fb_body body)
+{
+    fb_out *out = fb_conn_out(slot->owner);
+    if (out == NULL) {
+        if (body.ops != NULL) {
+            body.ops->release(body.owner);
+        }
+    } else if (!write_reply(&server->stamp, r, slot, head, body, out)) {
+        return false;
+    }
+    fb_conn_answered(slot->owner, slot, head->keep_alive);
+    return true;
 }
 
 static int
 answer(py_server *server, fb_slot *slot, reply *r)
 {
     fb_head head;
-    if (make_head(server, r, slot, &head) < 0) {
+    fb_body body;
+    if (make_head(server, r, slot, &head) < 0 ||
+        make_body(server, r, slot, &head, &body) < 0) {
         return -1;
     }
-    fb_out *out = fb_conn_out(slot->owner);
-    if (out != NULL && write_reply(server, r, slot, &head, out) < 0) {
-        if (!PyErr_Occurred()) {
-            PyErr_NoMemory();
-        }
-        return -1;
+    fb_flusher_lock(&server->server->flusher);
+    bool ok = put_reply(server->server, slot, r, &head, body);
+    fb_flusher_unlock(&server->server->flusher);
+    if (!ok) {
+        PyErr_NoMemory();
     }
-    fb_conn_answered(slot->owner, slot, head.keep_alive);
-    return 0;
+    return ok ? 0 : -1;
 }
 
 /* An iterator that did not become a body is closed here: exactly once, whatever

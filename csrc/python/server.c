@@ -114,7 +114,6 @@ on_dispatch(void *owner, fb_batch *batch)
     bool goes_on = result != NULL || judge_exception(self, "the dispatcher failed");
     Py_XDECREF(result);
     end_batch(self, batch->n_slots);
-    py_body_drop_released(self);
     py_server_detach(self);
     return goes_on;
 }

@@ -22,7 +22,7 @@ typedef struct py_server {
         *requests[FB_BATCH_SLOTS]; /* of the slots; NULL: not made yet, or kept */
     PyThreadState *thread;         /* while serve is detached */
     PyObject *raised;              /* what serve is to raise, or NULL */
-    py_body *released;             /* bodies to be let go of when attached next */
+    py_body *released;             /* bodies to be let go of when the loop rests */
     bool is_serving;
     bool is_closed; /* served once already */
 } py_server;

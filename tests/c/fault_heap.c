@@ -13,7 +13,8 @@ void *__real_fb_heap_resize(fb_heap *heap, void *block, size_t size);
 void *__wrap_fb_heap_take(fb_heap *heap, size_t size);
 void *__wrap_fb_heap_resize(fb_heap *heap, void *block, size_t size);
 
-static atomic_size_t countdown; /* calls to the fault, it included; 0: none is to come */
+static atomic_size_t
+    countdown; /* calls to the fault, it included; 0: none is to come */
 static atomic_int has_happened;
 
 void

@@ -27,7 +27,8 @@ require(bool holds, const char *what)
 static struct sockaddr_in
 loopback(int port)
 {
-    struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    struct sockaddr_in addr = {.sin_family = AF_INET,
+                               .sin_port = htons((uint16_t)port)};
     addr.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     return addr;
 }
@@ -139,7 +140,8 @@ find_head_end(const test_peer *peer)
     if (peer->len == peer->at) {
         return 0;
     }
-    const char *end = memmem(peer->data + peer->at, peer->len - peer->at, "\r\n\r\n", 4);
+    const char *end =
+        memmem(peer->data + peer->at, peer->len - peer->at, "\r\n\r\n", 4);
     return end == NULL ? 0 : (size_t)(end - peer->data) + 4;
 }
 

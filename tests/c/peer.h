@@ -22,8 +22,8 @@ typedef struct test_peer {
 } test_peer;
 
 typedef struct peer_reply {
-    int status;           /* 0: there was no whole reply */
-    const char *head;     /* a string up to the empty line; valid until the next read */
+    int status;       /* 0: there was no whole reply */
+    const char *head; /* a string up to the empty line; valid until the next read */
     const char *body;
     size_t body_len;
     bool says_close;

@@ -43,8 +43,8 @@ static world w;
 /* ---- bodies ------------------------------------------------------------------------ */
 
 typedef struct stream {
-    size_t left;  /* bytes */
-    bool breaks;  /* off, in the middle */
+    size_t left; /* bytes */
+    bool breaks; /* off, in the middle */
 } stream;
 
 static fb_pull
@@ -83,7 +83,8 @@ static bool
 path_is(const fb_slot *slot, const char *path)
 {
     fb_span span = slot->req.path;
-    return span.len == strlen(path) && memcmp(slot->data + span.off, path, span.len) == 0;
+    return span.len == strlen(path) &&
+           memcmp(slot->data + span.off, path, span.len) == 0;
 }
 
 static fb_head
@@ -95,8 +96,8 @@ head_of(const fb_slot *slot, size_t len)
         .framing = FB_FRAMING_LENGTH,
         .length = len,
         .is_http10 = slot->req.minor == 0,
-        .keep_alive = slot->req.keep_alive && fb_server_keeps_alive(w.server) &&
-                      !path_is(slot, "/close"),
+        .keep_alive =
+            fb_conn_keeps_alive(slot->owner, slot) && !path_is(slot, "/close"),
     };
 }
 
@@ -105,8 +106,9 @@ answer_with(fb_slot *slot, const char *bytes, size_t len)
 {
     fb_head head = head_of(slot, len);
     fb_out *out = fb_conn_out(slot->owner);
-    if (out != NULL && (!fb_reply_head(&out->bytes, &w.server->stamp, &head) ||
-                        (!slot->req.is_head && !fb_buf_append(&out->bytes, bytes, len)))) {
+    if (out != NULL &&
+        (!fb_reply_head(&out->bytes, &w.server->stamp, &head) ||
+         (!slot->req.is_head && !fb_buf_append(&out->bytes, bytes, len)))) {
         out->has_failed = true;
     }
     fb_conn_answered(slot->owner, slot, head.keep_alive);
@@ -433,8 +435,9 @@ test_pipeline_whose_replies_are_read_late(void)
 static void
 test_request_by_byte(void)
 {
-    static const char request[] = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked"
-                                  "\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nA: b\r\n\r\n";
+    static const char request[] =
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked"
+        "\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nA: b\r\n\r\n";
     reset_world();
     open_world();
     test_peer client = peer_open(w.port);
@@ -517,8 +520,9 @@ test_nothing_is_answered_after_close(void)
     reset_world();
     open_world();
     test_peer client = peer_open(w.port);
-    CHECK(peer_say(&client, GET("/a") "GET /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-                                      "\r\n" GET("/c")));
+    CHECK(peer_say(&client,
+                   GET("/a") "GET /b HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+                             "\r\n" GET("/c")));
     check_reply(&client, 200, "/a");
     check_reply(&client, 200, "/b");
     check_over(&client);
@@ -614,8 +618,9 @@ test_continue_follows_the_replies_that_are_owed(void)
     reset_world();
     open_world();
     test_peer client = peer_open(w.port);
-    CHECK(peer_say(&client, GET("/a") "POST / HTTP/1.1\r\nHost: a\r\n"
-                                      "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"));
+    CHECK(peer_say(&client,
+                   GET("/a") "POST / HTTP/1.1\r\nHost: a\r\n"
+                             "Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"));
     check_reply(&client, 200, "/a");
     check_reply(&client, 100, "");
     CHECK(peer_say(&client, "hello"));
@@ -664,8 +669,9 @@ test_half_closed_peer_gets_its_replies(void)
 static void
 test_half_close_at_every_byte_ends_the_connection(void)
 {
-    static const char request[] = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
-                                  "hello";
+    static const char request[] =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n"
+        "hello";
     reset_world();
     open_world();
     for (size_t len = 0; len < strlen(request); len++) {
@@ -772,8 +778,8 @@ test_large_body_is_received_whole(void)
     open_world();
     test_peer client = peer_open(w.port);
     char head[100];
-    snprintf(head, sizeof(head), "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n",
-             BIG_BYTES);
+    snprintf(head, sizeof(head),
+             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n", BIG_BYTES);
     for (int i = 0; i < 3; i++) {
         CHECK(peer_say(&client, head) && peer_send(&client, big, sizeof(big)));
         peer_reply reply = peer_read(&client);
@@ -917,7 +923,8 @@ test_body_that_stops_gets_408(void)
     w.limits.body_timeout_ms = 200;
     open_world();
     test_peer client = peer_open(w.port);
-    CHECK(peer_say(&client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n"));
+    CHECK(
+        peer_say(&client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 20\r\n\r\n"));
     for (int i = 0; i < 10; i++) { /* slow, but it comes */
         CHECK(peer_say(&client, "b"));
         usleep(50000);
@@ -998,6 +1005,32 @@ test_stop_answers_what_has_arrived(void)
     peer_close(&idle);
     peer_close(&busy);
     peer_close(&queued);
+}
+
+/* Only the last of several says close: a client drops what comes after such a reply. */
+static void
+test_stop_answers_the_whole_pipeline(void)
+{
+    reset_world();
+    w.is_held = true;
+    open_world();
+    test_peer busy = peer_open(w.port);
+    CHECK(peer_say(&busy, GET("/hold")));
+    wait_for_requests(1);
+    test_peer client = peer_open(w.port);
+    CHECK(peer_say(&client, GET("/a") GET("/b") GET("/c")));
+    fb_server_stop(w.server, FB_STOP_GRACEFUL);
+    w.is_held = false;
+    static const char *const paths[] = {"/a", "/b", "/c"};
+    for (int i = 0; i < 3; i++) {
+        peer_reply reply = peer_read(&client);
+        CHECK_TEXT(reply.body, reply.body_len, paths[i]);
+        CHECK(reply.says_close == (i == 2));
+    }
+    check_over(&client);
+    join_world();
+    peer_close(&busy);
+    peer_close(&client);
 }
 
 static void
@@ -1118,7 +1151,8 @@ test_no_more_connections_than_allowed(void)
 static void
 test_serving_takes_no_memory(void)
 {
-    static const char post[] = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    static const char post[] =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
     reset_world();
     open_world();
     test_peer client = peer_open(w.port);
@@ -1143,7 +1177,8 @@ test_serving_takes_no_memory(void)
 static void
 test_server_outlives_want_of_memory(void)
 {
-    static const char post[] = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
+    static const char post[] =
+        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello";
     for (size_t nth = 1; nth <= 40; nth++) {
         reset_world();
         open_world();
@@ -1210,6 +1245,7 @@ main(void)
     RUN(test_reader_that_does_not_read_is_left);
     RUN(test_slow_reader_is_not_left);
     RUN(test_stop_answers_what_has_arrived);
+    RUN(test_stop_answers_the_whole_pipeline);
     RUN(test_stop_waits_for_a_body_that_is_being_sent);
     RUN(test_graceful_stop_ends_in_its_time);
     RUN(test_stop_now_waits_for_nobody);

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The flusher's thread and its timer. A timerfd, because setting it is one system call,
+ * and setting it again, batch after batch, keeps the thread asleep.
+ */
+#include "io/flusher.h"
+
+#include "io/server.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/timerfd.h>
+#include <unistd.h>
+
+#define STACK_BYTES (128 * 1024) /* it calls nothing deep */
+
+static void
+set_timer(fb_flusher *flusher, long ns)
+{
+    struct itimerspec when = {.it_value = {.tv_nsec = ns}};
+    /* It fails for a bad descriptor or time alone, and these are ours. */
+    (void)timerfd_settime(flusher->timer_fd, 0, &when, NULL);
+}
+
+/* Each connection under the lock for itself, so that the dispatch has a turn in between;
+ * the list is good for as long as it is the same dispatch. */
+static void
+flush_all(fb_flusher *flusher)
+{
+    uint64_t n_begun = flusher->n_begun;
+    fb_conn *conn = flusher->server->touched;
+    while (conn != NULL && flusher->is_dispatching && flusher->n_begun == n_begun) {
+        fb_conn_flush_early(conn);
+        conn = conn->next_touched;
+        uv_mutex_unlock(&flusher->lock);
+        uv_mutex_lock(&flusher->lock);
+    }
+}
+
+static void
+run(void *arg)
+{
+    fb_flusher *flusher = arg;
+    uint64_t n_expired;
+    uv_mutex_lock(&flusher->lock);
+    while (!flusher->is_ending) {
+        if (flusher->is_dispatching) {
+            flush_all(flusher);
+            set_timer(flusher, FB_EARLY_FLUSH_NS);
+        }
+        uv_mutex_unlock(&flusher->lock);
+        ssize_t n = read(flusher->timer_fd, &n_expired, sizeof(n_expired));
+        (void)n; /* interrupted or not: look again */
+        uv_mutex_lock(&flusher->lock);
+    }
+    uv_mutex_unlock(&flusher->lock);
+}
+
+int
+fb_flusher_open(fb_flusher *flusher, fb_server *server)
+{
+    flusher->server = server;
+    flusher->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
+    if (flusher->timer_fd < 0) {
+        return uv_translate_sys_error(errno);
+    }
+    int error = uv_mutex_init(&flusher->lock);
+    if (error != 0) {
+        close(flusher->timer_fd);
+        return error;
+    }
+    flusher->is_open = true;
+    return 0;
+}
+
+void
+fb_flusher_close(fb_flusher *flusher)
+{
+    if (flusher->is_open) {
+        flusher->is_open = false;
+        uv_mutex_destroy(&flusher->lock);
+        close(flusher->timer_fd);
+    }
+}
+
+int
+fb_flusher_start(fb_flusher *flusher)
+{
+    /* Signals are for the threads of Python. */
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    uv_thread_options_t options = {
+        .flags = UV_THREAD_HAS_STACK_SIZE,
+        .stack_size = STACK_BYTES,
+    };
+    int error = uv_thread_create_ex(&flusher->thread, &options, run, flusher);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    flusher->is_running = error == 0;
+    return error;
+}
+
+void
+fb_flusher_stop(fb_flusher *flusher)
+{
+    if (!flusher->is_running) {
+        return;
+    }
+    flusher->is_running = false;
+    uv_mutex_lock(&flusher->lock);
+    flusher->is_ending = true;
+    set_timer(flusher, 1);
+    uv_mutex_unlock(&flusher->lock);
+    uv_thread_join(&flusher->thread);
+}
+
+void
+fb_flusher_begin(fb_flusher *flusher, size_t n_slots)
+{
+    uv_mutex_lock(&flusher->lock);
+    flusher->is_dispatching = true;
+    flusher->n_begun++;
+    uv_mutex_unlock(&flusher->lock);
+    if (n_slots > 1) {
+        set_timer(flusher, FB_EARLY_FLUSH_NS);
+    }
+}
+
+void
+fb_flusher_end(fb_flusher *flusher)
+{
+    uv_mutex_lock(&flusher->lock);
+    flusher->is_dispatching = false;
+    uv_mutex_unlock(&flusher->lock);
+}
+
+void
+fb_flusher_lock(fb_flusher *flusher)
+{
+    uv_mutex_lock(&flusher->lock);
+}
+
+void
+fb_flusher_unlock(fb_flusher *flusher)
+{
+    uv_mutex_unlock(&flusher->lock);
+}

@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The flusher: a thread that sends what is answered while a handler holds the loop.
+ *
+ * Replies leave together at the end of a dispatch, which is what makes batches cheap. But
+ * when one handler blocks, the replies given before it must not wait: a batch that runs
+ * for longer than FB_EARLY_FLUSH_NS wakes this thread. In quick batches it sleeps through;
+ * all that it costs is setting its timer, once a batch.
+ *
+ * It touches connections under the lock alone, during a dispatch alone, and does nothing
+ * but write what is in their outs. Whoever gives replies holds the lock meanwhile.
+ */
+#ifndef FB_IO_FLUSHER_H
+#define FB_IO_FLUSHER_H
+
+#include <stdbool.h>
+#include <uv.h>
+
+typedef struct fb_server fb_server;
+
+typedef struct fb_flusher {
+    uv_thread_t thread;
+    uv_mutex_t lock;
+    fb_server *server;   /* kept */
+    int timer_fd;        /* -1 before open */
+    bool is_open;        /* lock and timer_fd are to be closed */
+    bool is_running;     /* thread is to be joined */
+    bool is_dispatching; /* under lock: there may be something to send */
+    uint64_t n_begun;    /* under lock: dispatches */
+    bool is_ending;      /* under lock: the thread is to return */
+} fb_flusher;
+
+/* Make the flusher of server, in zeroed memory. Returns 0 or libuv's error code;
+ * fb_flusher_close must follow either way. */
+int fb_flusher_open(fb_flusher *flusher, fb_server *server);
+void fb_flusher_close(fb_flusher *flusher);
+
+/* Have the thread run, while the loop does. Returns 0 or libuv's error code. */
+int fb_flusher_start(fb_flusher *flusher);
+void fb_flusher_stop(fb_flusher *flusher);
+
+/* A dispatch of n_slots begins, and ends. */
+void fb_flusher_begin(fb_flusher *flusher, size_t n_slots);
+void fb_flusher_end(fb_flusher *flusher);
+
+/* Around every change of a connection during a dispatch. */
+void fb_flusher_lock(fb_flusher *flusher);
+void fb_flusher_unlock(fb_flusher *flusher);
+
+#endif
