@@ -228,12 +228,23 @@ look_up(PyObject *self, PyObject *key)
     return value;
 }
 
+/* PyErr_SetObject alone would take a tuple apart, and None for no argument. */
+static void
+raise_key_error(PyObject *key)
+{
+    PyObject *error = PyObject_CallOneArg(PyExc_KeyError, key);
+    if (error != NULL) {
+        PyErr_SetObject(PyExc_KeyError, error);
+        Py_DECREF(error);
+    }
+}
+
 static PyObject *
 headers_subscript(PyObject *self, PyObject *key)
 {
     PyObject *value = look_up(self, key);
     if (value == NULL && !PyErr_Occurred()) {
-        PyErr_SetObject(PyExc_KeyError, key);
+        raise_key_error(key);
     }
     return value;
 }

@@ -157,7 +157,10 @@ judge_field(const py_state *state, reply *r, const fb_field *field)
         r->has_server = r->has_server || is_name(field, "server");
         return 1;
     case 10:
-        return is_name(field, "connection") ? take_connection(state, r, field) : 1;
+        if (is_name(field, "connection")) {
+            return take_connection(state, r, field);
+        }
+        break;
     case 12:
         if (is_name(field, "content-type")) {
             r->content_type = NULL;
