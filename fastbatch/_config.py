@@ -29,7 +29,7 @@ ENV_PREFIX = "FASTBATCH_"
 # One milliseconds counter of 32 bits; nobody means a longer time-out.
 _MAX_SECONDS = (2**31 - 1) // 1000
 
-_SERVER_HEADER_CHARS = 127  # csrc/io/server.h has room for them and a NUL
+_SERVER_HEADER_CHARS = LIMITS["server_value_bytes"]
 
 log = logging.getLogger("fastbatch")
 

@@ -107,7 +107,9 @@ def _log(handler: Callable[[Request], Any], request: Request, error: Exception) 
             # Its traceback would show this file alone; the message has what it was.
             log.error("handler %s, %r: %s", name_of(handler), request, error)
         else:
-            log.error("handler %s failed, %r", name_of(handler), request, exc_info=error)
+            log.error(
+                "handler %s failed, %r", name_of(handler), request, exc_info=error
+            )
     except Exception:  # noqa: BLE001 - a log that fails must not fail other slots
         traceback.print_exc()
 

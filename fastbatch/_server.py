@@ -94,7 +94,8 @@ class Server:
         """Serve in a new thread. Returns when clients can connect.
 
         The thread does not keep the process alive: a server that still runs when the
-        main thread ends is stopped as by ``stop()``.
+        main thread ends is stopped as by ``stop()``. In a subinterpreter, where there
+        are no such threads, it has to be stopped.
 
         Raises:
             RuntimeError: it was started before.
@@ -103,10 +104,8 @@ class Server:
         self._open(wakeup_fd=-1)
         for line in self._greeting():
             log.info(line)
-        self._thread = threading.Thread(
-            target=self._serve_in_thread, name=f"fastbatch {self.url}", daemon=True
-        )
         try:
+            self._thread = self._make_thread()
             self._thread.start()
         except BaseException:
             self._abandon()
@@ -243,6 +242,15 @@ class Server:
             self._running_core().serve()
         finally:
             self._close()
+
+    def _make_thread(self) -> threading.Thread:
+        name = f"fastbatch {self.url}"
+        try:
+            return threading.Thread(
+                target=self._serve_in_thread, name=name, daemon=True
+            )
+        except RuntimeError:  # a subinterpreter with a GIL of its own has none
+            return threading.Thread(target=self._serve_in_thread, name=name)
 
     def _serve_in_thread(self) -> None:
         self._serving_thread = threading.get_ident()

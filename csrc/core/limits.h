@@ -33,7 +33,7 @@
 
 /* ---- connection ------------------------------------------------------------------ */
 
-#define FB_MAX_CONNECTIONS 16384       /* connections; then: accepting pauses */
+#define FB_MAX_CONNECTIONS 16384       /* connections; then: idle ones give way */
 #define FB_BACKLOG 2048                /* connections that wait in the kernel */
 #define FB_ACCEPT_BURST 64             /* accepted at once; then others have a turn */
 #define FB_INPUT_BYTES (4 * 1024)      /* first size of a reading buffer */
@@ -43,6 +43,7 @@
 #define FB_OUTPUT_HIGH_WATER (64 * 1024) /* of a stream in one turn; then others have theirs */
 #define FB_STREAM_ROUND_BYTES 2048 /* what a write counts for in that, beyond its bytes */
 #define FB_KEEP_BYTES (64 * 1024)      /* a larger idle buffer goes back to the allocator */
+#define FB_SERVER_VALUE_BYTES 128 /* room for the Server field, its end included */
 #define FB_POOL_ITEMS 512              /* idle exchanges and connections kept for reuse */
 #define FB_ZERO_COPY_BYTES (32 * 1024) /* a body from this size is written from where it
                                           is: measured, below it a copy costs no more */
@@ -55,6 +56,7 @@
 #define FB_WRITE_TIMEOUT_MS 30000     /* between two writes that progress; then: close */
 #define FB_GRACEFUL_TIMEOUT_MS 30000  /* from stop to the last reply; then: close */
 #define FB_LINGER_TIMEOUT_MS 2000     /* an error reply may be read before the reset */
+#define FB_GIVE_WAY_MS 1000  /* idle for so long: closed, when others need its place */
 #define FB_TICK_MAX_MS 500            /* the coarse timer's longest period */
 #define FB_TICK_MIN_MS 10             /* and its shortest */
 #define FB_EARLY_FLUSH_NS 1000000     /* a batch that runs longer sends what it has */

@@ -611,8 +611,10 @@ fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot)
     if (!slot->req.keep_alive) {
         return false;
     }
-    return conn->server->stopping == FB_STOP_NO || slot->turn + 1 < conn->n_slots ||
-           has_unparsed(conn);
+    /* What is wanted, not what was begun: a handler that runs when the stop comes answers
+     * before the loop hears of it. */
+    int stop = atomic_load_explicit(&conn->server->stop_wanted, memory_order_relaxed);
+    return stop == FB_STOP_NO || slot->turn + 1 < conn->n_slots || has_unparsed(conn);
 }
 
 void

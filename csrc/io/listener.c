@@ -26,6 +26,7 @@ static bool
 accept_one(fb_listener *listener)
 {
     if (fb_server_is_full(listener->server)) {
+        fb_server_make_room(listener->server);
         pause_accepting(listener);
         return false;
     }

@@ -9,6 +9,8 @@
 #include "io/server.h"
 
 #include <assert.h>
+#include <pthread.h>
+#include <signal.h>
 #include <unistd.h>
 
 /* ---- the dispatch point ---------------------------------------------------------- */
@@ -276,6 +278,20 @@ fb_server_start_tick(fb_server *server)
     }
 }
 
+void
+fb_server_make_room(fb_server *server)
+{
+    fb_time_node *node = server->waits[FB_WAIT_REQUEST].ends.next;
+    if (node == &server->waits[FB_WAIT_REQUEST].ends ||
+        uv_now(&server->loop) - node->since < FB_GIVE_WAY_MS) {
+        return;
+    }
+    fb_conn *conn = fb_conn_of_wait(node);
+    if (fb_conn_is_idle(conn)) {
+        fb_conn_close(conn);
+    }
+}
+
 static void
 resume_accepting(fb_server *server)
 {
@@ -287,21 +303,8 @@ resume_accepting(fb_server *server)
 /* ---- callbacks of the loop ------------------------------------------------------- */
 
 static void
-on_check(uv_check_t *check)
+expire_waits(fb_server *server)
 {
-    fb_server *server = check->data;
-    work_off(server);
-    step_stop(server);
-    if (server->stopping == FB_STOP_NO || fb_server_closes_idle(server)) {
-        uv_idle_stop(&server->idle);
-    }
-    server->ops->rest(server->owner);
-}
-
-static void
-on_tick(uv_timer_t *tick)
-{
-    fb_server *server = tick->data;
     uint64_t now = uv_now(&server->loop);
     for (size_t i = 0; i < FB_WAIT_KINDS; i++) {
         fb_time_node *node;
@@ -311,11 +314,43 @@ on_tick(uv_timer_t *tick)
             fb_conn_expire(conn);
         }
     }
+}
+
+static void
+work_off_tick(fb_server *server)
+{
+    server->is_tick_due = false;
+    expire_waits(server);
     work_off(server);
     if (fb_count_get(&server->n_conns) == 0) {
-        uv_timer_stop(tick);
+        uv_timer_stop(&server->tick);
     }
     resume_accepting(server); /* which starts the tick again if it has to pause again */
+}
+
+static void
+on_check(uv_check_t *check)
+{
+    fb_server *server = check->data;
+    work_off(server);
+    if (server->is_tick_due) {
+        work_off_tick(server);
+    }
+    step_stop(server);
+    if (server->stopping == FB_STOP_NO || fb_server_closes_idle(server)) {
+        uv_idle_stop(&server->idle);
+    }
+    server->ops->rest(server->owner);
+}
+
+/* Whose wait is over is seen in the check phase: what came while a handler held the loop
+ * has been read by then, and it is not the peer who is late. */
+static void
+on_tick(uv_timer_t *tick)
+{
+    fb_server *server = tick->data;
+    server->is_tick_due = true;
+    uv_idle_start(&server->idle, on_idle);
 }
 
 static void
@@ -520,13 +555,47 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     return error != 0 ? error : open_wakeup(server, setup->wakeup_fd);
 }
 
+static bool
+is_sigpipe_ignored(void)
+{
+    struct sigaction action;
+    return sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+/* libuv's writes raise SIGPIPE when the peer has left. Python ignores it; where a program
+ * has turned it on again, it is blocked on this thread, and taken away at the end. */
+static bool
+block_sigpipe(sigset_t *sigpipe, sigset_t *before)
+{
+    if (is_sigpipe_ignored()) {
+        return false;
+    }
+    sigemptyset(sigpipe);
+    sigaddset(sigpipe, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, sigpipe, before);
+    return !sigismember(before, SIGPIPE);
+}
+
+static void
+unblock_sigpipe(const sigset_t *sigpipe, const sigset_t *before)
+{
+    const struct timespec now = {0, 0};
+    (void)sigtimedwait(sigpipe, NULL, &now); /* it was raised, or not */
+    pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
 int
 fb_server_run(fb_server *server)
 {
+    sigset_t sigpipe, before;
+    bool is_blocked = block_sigpipe(&sigpipe, &before);
     int error = fb_flusher_start(&server->flusher);
     if (error == 0) {
         uv_run(&server->loop, UV_RUN_DEFAULT);
         fb_flusher_stop(&server->flusher);
+    }
+    if (is_blocked) {
+        unblock_sigpipe(&sigpipe, &before);
     }
     return error;
 }

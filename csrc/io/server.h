@@ -30,8 +30,6 @@
 
 #include <stdatomic.h>
 
-#define FB_SERVER_VALUE_BYTES 128 /* room for the Server field's value */
-
 /* What the server calls of whoever runs it. */
 typedef struct fb_server_ops {
     /* Answer the slots of batch. Returns false to have the server stop. */
@@ -86,6 +84,7 @@ struct fb_server {
     fb_conn *ready;   /* have received bytes that are not parsed */
     fb_time_list waits[FB_WAIT_KINDS];
     uint64_t tick_ms;
+    bool is_tick_due;         /* on_check is to see whose wait is over */
     const fb_server_ops *ops; /* kept */
     void *owner;              /* given back to ops */
     atomic_int stop_wanted;   /* an fb_stop, set by any thread */
@@ -137,6 +136,10 @@ fb_conn *fb_server_new_conn(fb_server *server);
 
 /* Returns whether there are max_connections. */
 bool fb_server_is_full(const fb_server *server);
+
+/* Have the connection that has been idle for longest give way, if it has been for long
+ * enough: idle connections never keep out new work. */
+void fb_server_make_room(fb_server *server);
 
 /* Have the coarse timer run, if it does not yet. */
 void fb_server_start_tick(fb_server *server);

@@ -64,6 +64,7 @@ static const limit limits[] = {
     {"method_bytes", FB_METHOD_BYTES},
     {"chunk_framing", FB_CHUNK_FRAMING},
     {"output_high_water", FB_OUTPUT_HIGH_WATER},
+    {"server_value_bytes", FB_SERVER_VALUE_BYTES - 1},
     {"zero_copy_bytes", FB_ZERO_COPY_BYTES},
     {"keepalive_timeout_ms", FB_KEEPALIVE_TIMEOUT_MS},
     {"head_timeout_ms", FB_HEAD_TIMEOUT_MS},
