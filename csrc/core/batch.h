@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A batch: a fixed array of slots, filled by parsing and handed to the dispatcher whole.
+ * A batch: a fixed array of slots, filled by parsing and handed to the dispatcher
+ * whole.
  *
  * A slot lives from parse to the end of the dispatch that it is in.
  */
@@ -10,9 +11,10 @@
 #include "core/request.h"
 
 typedef struct fb_slot {
-    void *owner;      /* the connection; core never looks inside */
-    const char *data; /* the message's first byte; set by the owner's side for a dispatch */
-    uint32_t turn;    /* place among the slots of the same owner in this batch, from 0 */
+    void *owner; /* the connection; core never looks inside */
+    const char
+        *data; /* the message's first byte; set by the owner's side for a dispatch */
+    uint32_t turn; /* place among the slots of the same owner in this batch, from 0 */
     bool is_answered; /* a reply was given */
     fb_request req;
 } fb_slot;
@@ -31,9 +33,10 @@ fb_batch_is_full(const fb_batch *batch)
     return batch->n_slots == batch->size;
 }
 
-/* Put a copy of req into the next slot; the batch must not be full. Keeps owner until the
- * batch is reset. Returns the slot, valid until the batch is reset. */
-fb_slot *fb_batch_push(fb_batch *batch, void *owner, uint32_t turn, const fb_request *req);
+/* Put a copy of req into the next slot; the batch must not be full. Keeps owner until
+ * the batch is reset. Returns the slot, valid until the batch is reset. */
+fb_slot *fb_batch_push(fb_batch *batch, void *owner, uint32_t turn,
+                       const fb_request *req);
 
 /* Empty the batch. */
 void fb_batch_reset(fb_batch *batch);

@@ -39,8 +39,8 @@ fb_buf_reserve(fb_buf *buf, size_t extra)
     return buf->cap - buf->len >= extra || fb_buf_grow(buf, extra);
 }
 
-/* Append len bytes. Borrows bytes. Returns false, with nothing changed, when there is no
- * memory. */
+/* Append len bytes. Borrows bytes. Returns false, with nothing changed, when there is
+ * no memory. */
 static inline bool
 fb_buf_append(fb_buf *buf, const char *bytes, size_t len)
 {

@@ -14,7 +14,7 @@
 
 typedef struct fb_heap {
     fb_count n_taken; /* blocks taken or grown since the start */
-    uint64_t n_held; /* blocks held now */
+    uint64_t n_held;  /* blocks held now */
 } fb_heap;
 
 /* Returns size bytes, zeroed, or NULL when there is no memory. */

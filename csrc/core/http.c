@@ -3,13 +3,13 @@
  * The llhttp adapter. It pauses llhttp at the end of every message, so that one call
  * gives at most one request and nothing behind a bad message is ever parsed.
  *
- * Message rules kept here because llhttp does not: Host (RFC 9112 3.2), the forms of the
- * request-target (3.2.1 to 3.2.4), versions (RFC 9110 2.5), unknown methods (9.1),
+ * Message rules kept here because llhttp does not: Host (RFC 9112 3.2), the forms of
+ * the request-target (3.2.1 to 3.2.4), versions (RFC 9110 2.5), unknown methods (9.1),
  * Expect (10.1.1), every limit, trailers (never merged, 6.5.1), no way out of HTTP
  * (CONNECT is 501, Upgrade is ignored, 7.8).
  *
- * Chunked bodies are closed up in place: the data of each chunk moves down to the end of
- * the one before, over framing that llhttp is done with.
+ * Chunked bodies are closed up in place: the data of each chunk moves down to the end
+ * of the one before, over framing that llhttp is done with.
  */
 #include "core/http.h"
 
@@ -45,10 +45,12 @@ offset_of(const fb_http *http, const char *at)
 static bool
 follows_one_space(fb_http *http, const char *at)
 {
-    return at[-2] != ' ' || reject(http, 400, "more than one space in the request line");
+    return at[-2] != ' ' ||
+           reject(http, 400, "more than one space in the request line");
 }
 
-/* Pieces of one span lie side by side in the input: the first sets it, others extend. */
+/* Pieces of one span lie side by side in the input: the first sets it, others extend.
+ * */
 static void
 extend_span(const fb_http *http, fb_span *span, const char *at, size_t len)
 {
@@ -284,8 +286,8 @@ check_head(fb_http *http)
         return reject(http, 400, "Transfer-Encoding on HTTP/1.0");
     }
     if (http->is_chunked && http->has_other_coding) {
-        /* RFC 9112 6.1: its body would come out still coded, as if that was the content.
-         * Without chunked at the end llhttp says 400, 6.3 rule 4. */
+        /* RFC 9112 6.1: its body would come out still coded, as if that was the
+         * content. Without chunked at the end llhttp says 400, 6.3 rule 4. */
         return reject(http, 501, "a transfer coding other than chunked");
     }
     if (!check_host(http) || !check_target(http)) {
@@ -527,8 +529,8 @@ drop_framing(fb_http *http, fb_buf *in)
 }
 
 /* Empty lines before a request line are ignored, RFC 9112 2.2; they are no message yet.
- * llhttp would also skip a CR or LF that stands alone. A CR at the end of the input stays
- * in it, as the first byte of what may become a message. */
+ * llhttp would also skip a CR or LF that stands alone. A CR at the end of the input
+ * stays in it, as the first byte of what may become a message. */
 static bool
 skip_empty_lines(fb_http *http, const fb_buf *in)
 {

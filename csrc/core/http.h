@@ -3,9 +3,10 @@
  * Bytes in, requests out: llhttp with what it leaves to whoever embeds it.
  *
  * llhttp runs once over every byte. A request is given only when it is complete and
- * sound, body included. Whatever the split of the input, the requests and the verdict are
- * the same: no run of llhttp crosses the byte at which a limit is reached, so a limit and
- * a syntax error are always found in the order in which they stand in the input.
+ * sound, body included. Whatever the split of the input, the requests and the verdict
+ * are the same: no run of llhttp crosses the byte at which a limit is reached, so a
+ * limit and a syntax error are always found in the order in which they stand in the
+ * input.
  */
 #ifndef FB_CORE_HTTP_H
 #define FB_CORE_HTTP_H
@@ -34,21 +35,21 @@ typedef struct fb_http {
     fb_request req;          /* being made, or just completed */
     const fb_limits *limits; /* kept */
     fb_phase phase;
-    char *input;             /* first byte of the input buffer; during a feed alone */
-    size_t parsed;           /* bytes of the input buffer that llhttp has seen */
-    size_t data_end;         /* offset behind the body data of the last run, 0: none */
-    size_t framing_len;      /* bytes since the head began, or since the last body data */
-    uint8_t n_protocol;      /* bytes of "HTTP" seen */
-    uint16_t n_fields;       /* of the head, dropped ones included */
-    bool is_field_kept;      /* the field in hand goes into req */
-    bool has_target;         /* the request-target is complete */
+    char *input;        /* first byte of the input buffer; during a feed alone */
+    size_t parsed;      /* bytes of the input buffer that llhttp has seen */
+    size_t data_end;    /* offset behind the body data of the last run, 0: none */
+    size_t framing_len; /* bytes since the head began, or since the last body data */
+    uint8_t n_protocol; /* bytes of "HTTP" seen */
+    uint16_t n_fields;  /* of the head, dropped ones included */
+    bool is_field_kept; /* the field in hand goes into req */
+    bool has_target;    /* the request-target is complete */
     bool is_chunked;
-    bool has_other_coding;   /* a Transfer-Encoding that is not just "chunked" */
-    bool wants_continue;     /* the client waits for 100 before it sends the body */
-    uint32_t n_hosts;        /* Host fields */
-    fb_span host;            /* the value of the last of them */
-    int status;              /* of the rejection: 400, 408, 413, ... or 0 */
-    const char *reason;      /* of the rejection, a static sentence for the log */
+    bool has_other_coding; /* a Transfer-Encoding that is not just "chunked" */
+    bool wants_continue;   /* the client waits for 100 before it sends the body */
+    uint32_t n_hosts;      /* Host fields */
+    fb_span host;          /* the value of the last of them */
+    int status;            /* of the rejection: 400, 408, 413, ... or 0 */
+    const char *reason;    /* of the rejection, a static sentence for the log */
 } fb_http;
 
 /* Keeps limits until the end of http. */

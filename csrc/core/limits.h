@@ -13,53 +13,101 @@
 
 /* ---- batch ----------------------------------------------------------------------- */
 
-#define FB_BATCH_SLOTS 256 /* slots: more gave nothing, fewer cost a call; then: next batch */
+/* Slots. More gave nothing when it was measured, fewer cost calls. Then: another batch. */
+#define FB_BATCH_SLOTS 256
 
 /* ---- request head ---------------------------------------------------------------- */
 
-#define FB_MAX_TARGET 8192       /* bytes: what proxies in front allow; then: 414 */
-#define FB_MAX_HEADERS 100       /* fields: browsers send about 20; then: 431 */
-#define FB_HEADERS_BOUND 256     /* fields: room in a slot, the most the option may ask */
-#define FB_MAX_HEAD (64 * 1024)  /* bytes, request line to empty line; then: 431 */
-#define FB_HEAD_BOUND (1 << 20)  /* bytes: the most the option may ask */
-#define FB_METHOD_BYTES 32       /* bytes: no registered method is longer; then: 501 */
+/* Bytes, as many as proxies in front allow. Then: 414. */
+#define FB_MAX_TARGET 8192
+
+/* Fields; browsers send about 20. Then: 431. A slot has room for the bound. */
+#define FB_MAX_HEADERS 100
+#define FB_HEADERS_BOUND 256
+
+/* Bytes from the request line to the empty line. Then: 431. */
+#define FB_MAX_HEAD (64 * 1024)
+#define FB_HEAD_BOUND (1024 * 1024)
+
+/* Bytes; no registered method is longer. Then: 501. */
+#define FB_METHOD_BYTES 32
 
 /* ---- request body ---------------------------------------------------------------- */
 
-#define FB_MAX_BODY (16 * 1024 * 1024)  /* bytes: it is held in memory; then: 413 */
-#define FB_BODY_BOUND (1024 * 1024 * 1024) /* bytes: spans are 32 bits; the option's most */
-#define FB_CHUNK_FRAMING (4 * 1024) /* bytes between two chunks' data, or of trailers: no
-                                       honest client comes near; then: 400 */
+/* Bytes, held in memory. Then: 413. Spans of 32 bits reach beyond the bound. */
+#define FB_MAX_BODY (16 * 1024 * 1024)
+#define FB_BODY_BOUND (1024 * 1024 * 1024)
+
+/* Bytes between the data of two chunks, extensions included, or of trailers. No honest
+ * client comes near. Then: 400. */
+#define FB_CHUNK_FRAMING (4 * 1024)
 
 /* ---- connection ------------------------------------------------------------------ */
 
-#define FB_MAX_CONNECTIONS 16384       /* connections; then: idle ones give way */
-#define FB_BACKLOG 2048                /* connections that wait in the kernel */
-#define FB_ACCEPT_BURST 64             /* accepted at once; then others have a turn */
-#define FB_INPUT_BYTES (4 * 1024)      /* first size of a reading buffer */
-#define FB_INPUT_ROOM 1024             /* a read is never asked for less room than this */
-#define FB_PIPELINE_BYTES (64 * 1024)  /* read ahead of the replies; then: reading waits */
-#define FB_OUTPUT_BYTES 1024           /* first size of a writing buffer */
-#define FB_OUTPUT_HIGH_WATER (64 * 1024) /* of a stream in one turn; then others have theirs */
-#define FB_STREAM_ROUND_BYTES 2048 /* what a write counts for in that, beyond its bytes */
-#define FB_KEEP_BYTES (64 * 1024)      /* a larger idle buffer goes back to the allocator */
-#define FB_SERVER_VALUE_BYTES 128 /* room for the Server field, its end included */
-#define FB_POOL_ITEMS 512              /* idle exchanges and connections kept for reuse */
-#define FB_ZERO_COPY_BYTES (32 * 1024) /* a body from this size is written from where it
-                                          is: measured, below it a copy costs no more */
+/* Connections. Then: one that is idle gives way, or the new one waits in the kernel. */
+#define FB_MAX_CONNECTIONS 16384
 
-/* ---- time, in milliseconds; an option of 0 is none ------------------------------- */
+/* Connections that wait in the kernel. Then: it turns them away. */
+#define FB_BACKLOG 2048
 
-#define FB_KEEPALIVE_TIMEOUT_MS 75000 /* between two requests; then: close */
-#define FB_HEAD_TIMEOUT_MS 15000      /* first byte to empty line; then: 408 */
-#define FB_BODY_TIMEOUT_MS 30000      /* between two reads of a body; then: 408 */
-#define FB_WRITE_TIMEOUT_MS 30000     /* between two writes that progress; then: close */
-#define FB_GRACEFUL_TIMEOUT_MS 30000  /* from stop to the last reply; then: close */
-#define FB_LINGER_TIMEOUT_MS 2000     /* an error reply may be read before the reset */
-#define FB_GIVE_WAY_MS 1000  /* idle for so long: closed, when others need its place */
-#define FB_TICK_MAX_MS 500            /* the coarse timer's longest period */
-#define FB_TICK_MIN_MS 10             /* and its shortest */
-#define FB_EARLY_FLUSH_NS 1000000     /* a batch that runs longer sends what it has */
+/* Connections accepted in one go, before others have a turn. */
+#define FB_ACCEPT_BURST 64
+
+/* Bytes: the first size of a reading buffer, and the least room for a read. */
+#define FB_INPUT_BYTES (4 * 1024)
+#define FB_INPUT_ROOM 1024
+
+/* Bytes read ahead of the replies. Then: reading waits for them. */
+#define FB_PIPELINE_BYTES (64 * 1024)
+
+/* Bytes of a stream in one turn, and what each of its writes counts for beyond its own
+ * bytes. Then: others have a turn. */
+#define FB_OUTPUT_HIGH_WATER (64 * 1024)
+#define FB_STREAM_ROUND_BYTES 2048
+
+/* Bytes: a body from this size on is written from where it is. Measured: below it, a
+ * copy costs no more. */
+#define FB_ZERO_COPY_BYTES (32 * 1024)
+
+/* Bytes: a larger buffer that is idle goes back to the allocator. */
+#define FB_KEEP_BYTES (64 * 1024)
+
+/* Idle exchanges, and idle connections, kept for reuse. */
+#define FB_POOL_ITEMS 512
+
+/* Bytes for the value of the Server field, its end included. */
+#define FB_SERVER_VALUE_BYTES 128
+
+/* ---- time; an option of 0 is none ------------------------------------------------ */
+
+/* Milliseconds between two requests. Then: close. */
+#define FB_KEEPALIVE_TIMEOUT_MS 75000
+
+/* Milliseconds from the first byte of a head to its last. Then: 408. */
+#define FB_HEAD_TIMEOUT_MS 15000
+
+/* Milliseconds between two reads of a body. Then: 408. */
+#define FB_BODY_TIMEOUT_MS 30000
+
+/* Milliseconds without the peer reading any of its reply. Then: close. */
+#define FB_WRITE_TIMEOUT_MS 30000
+
+/* Milliseconds from a stop to the last reply. Then: close. */
+#define FB_GRACEFUL_TIMEOUT_MS 30000
+
+/* Milliseconds for the peer to read the last reply and to close. Then: close. */
+#define FB_LINGER_TIMEOUT_MS 2000
+
+/* Milliseconds: an idle connection gives way to a new one after this. */
+#define FB_GIVE_WAY_MS 1000
+
+/* Milliseconds: the coarse timer's period is a quarter of the shortest time-out, within
+ * these bounds. */
+#define FB_TICK_MAX_MS 500
+#define FB_TICK_MIN_MS 10
+
+/* Nanoseconds: a dispatch that runs for longer has its replies sent meanwhile. */
+#define FB_EARLY_FLUSH_NS 1000000
 
 /* What of the above can be set, for one worker. Read-only once the worker runs. */
 typedef struct fb_limits {

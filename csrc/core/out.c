@@ -2,8 +2,8 @@
 /*
  * The order in which own bytes and other people's bodies leave.
  *
- * parts[i] stands behind the first parts[i].at bytes. Up to there the bytes go out, then
- * the part, then the bytes to the next part.
+ * parts[i] stands behind the first parts[i].at bytes. Up to there the bytes go out,
+ * then the part, then the bytes to the next part.
  */
 #include "core/out.h"
 

@@ -4,8 +4,8 @@
  * somebody else.
  *
  * A body is either bytes that stay where they are (a large reply, written without a
- * copy) or a stream that is asked for more whenever there is room. Each has one owner and
- * is released exactly once, whatever becomes of the connection.
+ * copy) or a stream that is asked for more whenever there is room. Each has one owner
+ * and is released exactly once, whatever becomes of the connection.
  */
 #ifndef FB_CORE_OUT_H
 #define FB_CORE_OUT_H
@@ -40,16 +40,16 @@ typedef struct fb_part {
 } fb_part;
 
 typedef struct fb_out {
-    fb_buf bytes;       /* status lines, fields, small bodies */
-    fb_buf chunk;       /* what the stream in hand gave */
-    fb_part *parts;     /* bodies, in order */
-    size_t n_parts;     /* in use */
-    size_t parts_cap;   /* room */
-    size_t n_sent;      /* of bytes, sent */
+    fb_buf bytes;        /* status lines, fields, small bodies */
+    fb_buf chunk;        /* what the stream in hand gave */
+    fb_part *parts;      /* bodies, in order */
+    size_t n_parts;      /* in use */
+    size_t parts_cap;    /* room */
+    size_t n_sent;       /* of bytes, sent */
     size_t n_chunk_sent; /* of chunk, sent */
-    size_t part;        /* the first part not yet sent */
-    size_t n_part_sent; /* of that part's data, sent */
-    bool has_failed;    /* a stream broke off, or memory ran out: close, send no more */
+    size_t part;         /* the first part not yet sent */
+    size_t n_part_sent;  /* of that part's data, sent */
+    bool has_failed; /* a stream broke off, or memory ran out: close, send no more */
 } fb_out;
 
 /* One run of bytes to be sent; the shape of a struct iovec. */
@@ -63,19 +63,20 @@ void fb_out_init(fb_out *out, fb_heap *heap);
 /* Release every part and all memory. */
 void fb_out_fini(fb_out *out);
 
-/* Takes body; one of no bytes is released at once. Returns false when there is no memory;
- * body is then released. */
+/* Takes body; one of no bytes is released at once. Returns false when there is no
+ * memory; body is then released. */
 bool fb_out_add_body(fb_out *out, fb_body body);
 
-/* List what can be sent now, up to most runs. When a stream is next and all before it was
- * sent, it is pulled once, and if that was its end without a byte, what comes next is
- * listed. Returns how many runs; valid until the next call. */
+/* List what can be sent now, up to most runs. When a stream is next and all before it
+ * was sent, it is pulled once, and if that was its end without a byte, what comes next
+ * is listed. Returns how many runs; valid until the next call. */
 size_t fb_out_gather(fb_out *out, fb_run *runs, size_t most);
 
 /* Returns whether the next gather would be of a stream, which may be pulled for it. */
 bool fb_out_is_streaming(const fb_out *out);
 
-/* n bytes of what was gathered were sent: move on, releasing the parts that are done. */
+/* n bytes of what was gathered were sent: move on, releasing the parts that are done.
+ * */
 void fb_out_advance(fb_out *out, size_t n);
 
 /* Returns whether everything was sent. */

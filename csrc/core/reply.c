@@ -160,8 +160,8 @@ fb_reply_head(fb_buf *out, const fb_stamp *stamp, const fb_head *head)
 }
 
 bool
-fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head, bool is_http10,
-               bool keep_alive)
+fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head,
+               bool is_http10, bool keep_alive)
 {
     char body[64];
     int n = snprintf(body, sizeof(body), "%d %s\n", status, fb_status_reason(status));
@@ -175,7 +175,8 @@ fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head, boo
         .keep_alive = keep_alive,
     };
     size_t before = out->len;
-    if (fb_reply_head(out, stamp, &head) && (is_head || fb_buf_append(out, body, len))) {
+    if (fb_reply_head(out, stamp, &head) &&
+        (is_head || fb_buf_append(out, body, len))) {
         return true;
     }
     out->len = before;

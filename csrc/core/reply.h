@@ -29,7 +29,7 @@ typedef struct fb_field {
 typedef enum fb_framing {
     FB_FRAMING_LENGTH,  /* Content-Length: length */
     FB_FRAMING_CHUNKED, /* Transfer-Encoding: chunked */
-    FB_FRAMING_NONE,    /* neither: no body at all, or one that ends with the connection */
+    FB_FRAMING_NONE, /* neither: no body at all, or one that ends with the connection */
 } fb_framing;
 
 typedef struct fb_head {
@@ -38,11 +38,11 @@ typedef struct fb_head {
     const fb_field *fields;   /* the handler's */
     size_t n_fields;
     fb_framing framing;
-    uint64_t length;    /* for FB_FRAMING_LENGTH, bytes */
-    bool is_http10;     /* the request was */
-    bool keep_alive;    /* the connection goes on after this reply */
-    bool has_date;      /* the handler's fields hold Date */
-    bool has_server;    /* and Server */
+    uint64_t length; /* for FB_FRAMING_LENGTH, bytes */
+    bool is_http10;  /* the request was */
+    bool keep_alive; /* the connection goes on after this reply */
+    bool has_date;   /* the handler's fields hold Date */
+    bool has_server; /* and Server */
 } fb_head;
 
 /* Keeps server, a string that is a valid field value, until the end of stamp. */
@@ -55,8 +55,8 @@ void fb_stamp_update(fb_stamp *stamp, time_t now);
  * with out as it was, when there is no memory. */
 bool fb_reply_head(fb_buf *out, const fb_stamp *stamp, const fb_head *head);
 
-/* Append a whole short reply of the server's own: the status and its reason as text. With
- * is_head the body is left off. Returns as fb_reply_head. */
+/* Append a whole short reply of the server's own: the status and its reason as text.
+ * With is_head the body is left off. Returns as fb_reply_head. */
 bool fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head,
                     bool is_http10, bool keep_alive);
 
@@ -72,7 +72,8 @@ bool fb_reply_last_chunk(fb_buf *out);
 /* Returns whether the bytes are a field name, RFC 9110 5.1. */
 bool fb_field_name_is_valid(const char *bytes, size_t len);
 
-/* Returns whether the bytes are a field value, RFC 9110 5.5: no control bytes but tab. */
+/* Returns whether the bytes are a field value, RFC 9110 5.5: no control bytes but tab.
+ * */
 bool fb_field_value_is_valid(const char *bytes, size_t len);
 
 #endif

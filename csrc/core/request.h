@@ -35,14 +35,16 @@ typedef struct fb_request {
     bool keep_alive;    /* the connection may go on after the reply */
     uint16_t n_headers; /* of headers, in use */
     uint16_t n_dropped; /* fields left out: their names hold an underscore */
-    fb_header headers[FB_HEADERS_BOUND]; /* last, so that a copy can leave off what is unused */
+    fb_header headers
+        [FB_HEADERS_BOUND]; /* last, so that a copy can leave off what is unused */
 } fb_request;
 
 /* Copy what is in use of one request to another. */
 static inline void
 fb_request_copy(fb_request *to, const fb_request *from)
 {
-    memcpy(to, from, offsetof(fb_request, headers) + from->n_headers * sizeof(fb_header));
+    memcpy(to, from,
+           offsetof(fb_request, headers) + from->n_headers * sizeof(fb_header));
 }
 
 #endif

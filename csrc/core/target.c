@@ -43,7 +43,8 @@ skip_reg_name(const char *bytes, size_t len)
     return i;
 }
 
-/* "[" IPv6 or a later version "]"; returns 0 when it is not closed or holds other bytes. */
+/* "[" IPv6 or a later version "]"; returns 0 when it is not closed or holds other
+ * bytes. */
 static size_t
 skip_ip_literal(const char *bytes, size_t len)
 {
@@ -61,7 +62,8 @@ fb_host_is_valid(const char *bytes, size_t len)
     if (len == 0) {
         return true;
     }
-    size_t i = bytes[0] == '[' ? skip_ip_literal(bytes, len) : skip_reg_name(bytes, len);
+    size_t i =
+        bytes[0] == '[' ? skip_ip_literal(bytes, len) : skip_reg_name(bytes, len);
     if (i == 0) {
         return false; /* a port without a host, RFC 9110 4.2.1, or no host at all */
     }
@@ -101,16 +103,16 @@ static uint32_t
 skip_scheme(const char *bytes, uint32_t len)
 {
     uint32_t i = 0;
-    while (i < len && (is_alpha(bytes[i]) ||
-                       (i > 0 && (is_digit(bytes[i]) || bytes[i] == '+' ||
-                                  bytes[i] == '-' || bytes[i] == '.')))) {
+    while (i < len &&
+           (is_alpha(bytes[i]) || (i > 0 && (is_digit(bytes[i]) || bytes[i] == '+' ||
+                                             bytes[i] == '-' || bytes[i] == '.')))) {
         i++;
     }
     return i;
 }
 
-/* scheme "://" authority path-abempty [ "?" query ]; no user information, which RFC 9110
- * 4.2.4 has us treat as an error. */
+/* scheme "://" authority path-abempty [ "?" query ]; no user information, which RFC
+ * 9110 4.2.4 has us treat as an error. */
 static fb_target_form
 parse_absolute(const char *message, fb_request *req, fb_span *authority)
 {
@@ -134,14 +136,16 @@ parse_absolute(const char *message, fb_request *req, fb_span *authority)
         return FB_TARGET_BAD;
     }
     if (req->path.len == 0) {
-        /* An empty path is "/", RFC 9110 4.2.3: point to the one before the authority. */
+        /* An empty path is "/", RFC 9110 4.2.3: point to the one before the authority.
+         * */
         req->path = (fb_span){authority->off - 1, 1};
     }
     return FB_TARGET_ABSOLUTE;
 }
 
 fb_target_form
-fb_target_parse(const char *message, fb_request *req, bool is_options, fb_span *authority)
+fb_target_parse(const char *message, fb_request *req, bool is_options,
+                fb_span *authority)
 {
     const char *bytes = message + req->target.off;
     if (req->target.len == 0) {

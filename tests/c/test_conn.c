@@ -171,15 +171,11 @@ on_dispatch(void *owner, fb_batch *batch)
         while (path_is(slot, "/hold") && w.is_held) {
             usleep(1000);
         }
-        if (path_is(slot, "/sleep")) {
-            usleep(2 * FB_EARLY_FLUSH_NS / 1000);
-        }
         goes_on = goes_on && !path_is(slot, "/stop");
         if (!path_is(slot, "/nothing")) {
+            fb_flusher_lock(&w.server->flusher);
             answer(slot);
-        }
-        if (fb_server_is_flush_due(w.server)) {
-            fb_server_flush(w.server);
+            fb_flusher_unlock(&w.server->flusher);
         }
     }
     return goes_on;
@@ -629,7 +625,7 @@ test_continue_follows_the_replies_that_are_owed(void)
     close_world();
 }
 
-/* All of one batch: "/sleep" takes longer than the first replies are to wait. */
+/* All of one batch: the last blocks, the first are sent meanwhile. */
 static void
 test_replies_do_not_wait_for_the_slowest_slot(void)
 {
@@ -637,12 +633,13 @@ test_replies_do_not_wait_for_the_slowest_slot(void)
     w.is_held = true;
     open_world();
     test_peer client = peer_open(w.port);
-    CHECK(peer_say(&client, GET("/a") GET("/sleep") GET("/hold")));
+    CHECK(peer_say(&client, GET("/a") GET("/b") GET("/hold") GET("/c")));
     check_reply(&client, 200, "/a");
-    check_reply(&client, 200, "/sleep");
-    CHECK(w.is_held);
+    check_reply(&client, 200, "/b");
+    CHECK(w.is_held && w.n_requests == 3);
     w.is_held = false;
     check_reply(&client, 200, "/hold");
+    check_reply(&client, 200, "/c");
     CHECK_SIZE(fb_count_get(&w.server->stats.n_batches), 1);
     peer_close(&client);
     close_world();
@@ -710,6 +707,43 @@ test_peers_that_leave_before_their_reply_harm_nobody(void)
     wait_for_conns(1);
     wait_for_releases();
     peer_close(&stays);
+    close_world();
+}
+
+/* The replies before the one that blocks are large: what the socket does not take has to
+ * wait for the end of the dispatch, and peers leave before that. */
+static void
+test_peers_that_leave_while_replies_are_sent_early(void)
+{
+    reset_world();
+    open_world();
+    for (size_t i = 0; i < 30; i++) {
+        w.is_held = true;
+        test_peer client = peer_open(w.port);
+        test_peer other = peer_open(w.port);
+        CHECK(peer_say(&client,
+                       GET("/a") GET("/big") GET("/stream") GET("/hold") GET("/b")));
+        wait_for_requests(4 + 6 * i);
+        CHECK(peer_say(&other, GET("/c")));
+        check_reply(&client, 200, "/a");
+        if (i % 3 == 0) {
+            peer_reset(&client);
+        }
+        w.is_held = false;
+        if (i % 3 == 1) {
+            peer_reset(&client);
+        }
+        check_reply(&other, 200, "/c");
+        if (i % 3 == 2) {
+            CHECK_SIZE(peer_read(&client).body_len, sizeof(big));
+            peer_end(&client);
+            CHECK(peer_drain(&client) > STREAM_BYTES);
+            peer_close(&client);
+        }
+        peer_close(&other);
+    }
+    wait_for_conns(0);
+    wait_for_releases();
     close_world();
 }
 
@@ -1232,6 +1266,7 @@ main(void)
     RUN(test_half_closed_peer_gets_its_replies);
     RUN(test_half_close_at_every_byte_ends_the_connection);
     RUN(test_peers_that_leave_before_their_reply_harm_nobody);
+    RUN(test_peers_that_leave_while_replies_are_sent_early);
     RUN(test_peer_that_resets_while_a_body_is_sent);
     RUN(test_peers_that_only_connect);
     RUN(test_large_body_arrives_whole);
