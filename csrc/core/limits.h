@@ -13,7 +13,7 @@
 
 /* ---- batch ----------------------------------------------------------------------- */
 
-/* Slots. More gave nothing when it was measured, fewer cost calls. Then: another batch. */
+/* Slots: the most that one call of the dispatcher covers. Then: another batch. */
 #define FB_BATCH_SLOTS 256
 
 /* ---- request head ---------------------------------------------------------------- */
