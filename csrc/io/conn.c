@@ -378,9 +378,9 @@ try_write(fb_conn *conn, const uv_buf_t *bufs, size_t n, int *error)
     return (size_t)sent == total_of(bufs, n);
 }
 
-/* Try to send one round. Returns whether to try another at once. Streams draw on budget,
- * in bytes; when it is used up, the next round waits for the next iteration, so that a
- * stream holds up nobody else. */
+/* Try to send one round. Returns whether to try another at once. Streams draw on
+ * budget, in bytes; when it is used up, the next round waits for the next iteration, so
+ * that a stream holds up nobody else. */
 static bool
 write_round(fb_conn *conn, size_t *budget)
 {
@@ -611,8 +611,8 @@ fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot)
     if (!slot->req.keep_alive) {
         return false;
     }
-    /* What is wanted, not what was begun: a handler that runs when the stop comes answers
-     * before the loop hears of it. */
+    /* What is wanted, not what was begun: a handler that runs when the stop comes
+     * answers before the loop hears of it. */
     int stop = atomic_load_explicit(&conn->server->stop_wanted, memory_order_relaxed);
     return stop == FB_STOP_NO || slot->turn + 1 < conn->n_slots || has_unparsed(conn);
 }

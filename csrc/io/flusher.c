@@ -23,8 +23,8 @@ set_timer(fb_flusher *flusher, long ns)
     (void)timerfd_settime(flusher->timer_fd, 0, &when, NULL);
 }
 
-/* Each connection under the lock for itself, so that the dispatch has a turn in between;
- * the list is good for as long as it is the same dispatch. */
+/* Each connection under the lock for itself, so that the dispatch has a turn in
+ * between; the list is good for as long as it is the same dispatch. */
 static void
 flush_all(fb_flusher *flusher)
 {

@@ -2,13 +2,14 @@
 /*
  * The flusher: a thread that sends what is answered while a handler holds the loop.
  *
- * Replies leave together at the end of a dispatch, which is what makes batches cheap. But
- * when one handler blocks, the replies given before it must not wait: a batch that runs
- * for longer than FB_EARLY_FLUSH_NS wakes this thread. In quick batches it sleeps through;
- * all that it costs is setting its timer, once a batch.
+ * Replies leave together at the end of a dispatch, which is what makes batches cheap.
+ * But when one handler blocks, the replies given before it must not wait: a batch that
+ * runs for longer than FB_EARLY_FLUSH_NS wakes this thread. In quick batches it sleeps
+ * through; all that it costs is setting its timer, once a batch.
  *
- * It touches connections under the lock alone, during a dispatch alone, and does nothing
- * but write what is in their outs. Whoever gives replies holds the lock meanwhile.
+ * It touches connections under the lock alone, during a dispatch alone, and does
+ * nothing but write what is in their outs. Whoever gives replies holds the lock
+ * meanwhile.
  */
 #ifndef FB_IO_FLUSHER_H
 #define FB_IO_FLUSHER_H

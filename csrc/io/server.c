@@ -343,8 +343,8 @@ on_check(uv_check_t *check)
     server->ops->rest(server->owner);
 }
 
-/* Whose wait is over is seen in the check phase: what came while a handler held the loop
- * has been read by then, and it is not the peer who is late. */
+/* Whose wait is over is seen in the check phase: what came while a handler held the
+ * loop has been read by then, and it is not the peer who is late. */
 static void
 on_tick(uv_timer_t *tick)
 {
@@ -562,8 +562,9 @@ is_sigpipe_ignored(void)
     return sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
 }
 
-/* libuv's writes raise SIGPIPE when the peer has left. Python ignores it; where a program
- * has turned it on again, it is blocked on this thread, and taken away at the end. */
+/* libuv's writes raise SIGPIPE when the peer has left. Python ignores it; where a
+ * program has turned it on again, it is blocked on this thread, and taken away at the
+ * end. */
 static bool
 block_sigpipe(sigset_t *sigpipe, sigset_t *before)
 {

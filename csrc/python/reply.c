@@ -482,7 +482,7 @@ make_head(py_server *server, const reply *r, const fb_slot *slot, fb_head *head)
     return set_framing(server->state, r, slot, head);
 }
 
-/* ---- writing ------------------------------------------------------------------------ */
+/* ---- writing --------------------------------------------------------------------- */
 
 /* A body that outlives the dispatch: a stream, or long bytes. Returns 0, or -1 with an
  * exception set; *body is {0} when there is no need of one. */
@@ -506,8 +506,8 @@ make_body(py_server *server, reply *r, const fb_slot *slot, const fb_head *head,
     return body->ops != NULL ? 0 : -1;
 }
 
-/* Takes body. Returns false when there is no memory; then out is as it was, or has failed
- * and will send nothing more. */
+/* Takes body. Returns false when there is no memory; then out is as it was, or has
+ * failed and will send nothing more. */
 static bool
 write_reply(const fb_stamp *stamp, const reply *r, const fb_slot *slot,
             const fb_head *head, fb_body body, fb_out *out)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a test program needs: a test is a function, RUN runs it, a failed CHECK says where
- * and lets the test go on, check_report makes the exit status.
+ * What a test program needs: a test is a function, RUN runs it, a failed CHECK says
+ * where and lets the test go on, check_report makes the exit status.
  */
 #ifndef FB_TESTS_CHECK_H
 #define FB_TESTS_CHECK_H

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * As fault.c, but only core's own heap runs out: libuv ends the process when it does. The
- * server may be in another thread than the test.
+ * As fault.c, but only core's own heap runs out: libuv ends the process when it does.
+ * The server may be in another thread than the test.
  */
 #include "core/heap.h"
 #include "fault.h"

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Feeds bytes to core as a connection does, in any pieces, and writes down what comes out.
+ * Feeds bytes to core as a connection does, in any pieces, and writes down what comes
+ * out.
  *
- * At every feed the input lies against a page that faults, and has moved since the last.
- * Requests are written down when their batch would be answered: at the end of the piece
- * that completed them, or when the batch is full. The form is that of tests/wire/README.md.
+ * At every feed the input lies against a page that faults, and has moved since the
+ * last. Requests are written down when their batch would be answered: at the end of the
+ * piece that completed them, or when the batch is full. The form is that of
+ * tests/wire/README.md.
  */
 #ifndef FB_TESTS_FEEDER_H
 #define FB_TESTS_FEEDER_H

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Any bytes, in any split, give the same slots and the same verdict, and no read outside
- * the input.
+ * Any bytes, in any split, give the same slots and the same verdict, and no read
+ * outside the input.
  *
- * Every input is fed whole, byte by byte and in splits drawn from its own bytes, with and
- * without compacting, with large batches and small. The length of the input picks the
- * limits, so that they are reached; the byte 0xfe stands for many of the byte before it,
- * so that long inputs are. What a request may hold at all, the feeder asserts.
+ * Every input is fed whole, byte by byte and in splits drawn from its own bytes, with
+ * and without compacting, with large batches and small. The length of the input picks
+ * the limits, so that they are reached; the byte 0xfe stands for many of the byte
+ * before it, so that long inputs are. What a request may hold at all, the feeder
+ * asserts.
  */
 #include "feeder.h"
 
@@ -43,7 +44,8 @@ expand(const uint8_t *data, size_t size, char *into)
     return len;
 }
 
-/* A small generator, seeded by the input: the same input is always split the same way. */
+/* A small generator, seeded by the input: the same input is always split the same way.
+ * */
 static uint32_t
 draw(uint32_t *state)
 {

@@ -3,8 +3,8 @@
  * However bytes, bodies and streams are queued and however the socket takes them, they
  * leave once and in order, and every body is released exactly once.
  *
- * The input is a program of one-byte steps. All content is one sequence of numbers in the
- * order in which it was queued, so that what leaves must count up from 0.
+ * The input is a program of one-byte steps. All content is one sequence of numbers in
+ * the order in which it was queued, so that what leaves must count up from 0.
  */
 #include "core/limits.h"
 #include "core/out.h"

@@ -107,7 +107,7 @@ peer_end(test_peer *peer)
     shutdown(peer->fd, SHUT_WR);
 }
 
-/* ---- reading ----------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------- */
 
 /* Returns whether something came. */
 static bool

@@ -40,7 +40,7 @@ typedef struct world {
 
 static world w;
 
-/* ---- bodies ------------------------------------------------------------------------ */
+/* ---- bodies ---------------------------------------------------------------------- */
 
 typedef struct stream {
     size_t left; /* bytes */
@@ -77,7 +77,7 @@ on_release(void *owner)
 
 static const fb_body_ops body_ops = {.pull = on_pull, .release = on_release};
 
-/* ---- the dispatcher: what to do is in the path ---------------------------------------- */
+/* ---- the dispatcher: what to do is in the path ----------------------------------- */
 
 static bool
 path_is(const fb_slot *slot, const char *path)
@@ -200,7 +200,7 @@ static const fb_server_ops server_ops = {
     .rest = on_rest,
 };
 
-/* ---- starting and stopping ------------------------------------------------------------ */
+/* ---- starting and stopping ------------------------------------------------------- */
 
 static void *
 run_server(void *argument)
@@ -326,7 +326,7 @@ check_over(test_peer *client)
     CHECK(client->is_over && !client->is_reset);
 }
 
-/* ---- order and persistence ------------------------------------------------------------- */
+/* ---- order and persistence ------------------------------------------------------- */
 
 static void
 test_one_connection_serves_many_requests(void)
@@ -645,7 +645,7 @@ test_replies_do_not_wait_for_the_slowest_slot(void)
     close_world();
 }
 
-/* ---- peers that leave --------------------------------------------------------------------- */
+/* ---- peers that leave ------------------------------------------------------------ */
 
 static void
 test_half_closed_peer_gets_its_replies(void)
@@ -710,8 +710,8 @@ test_peers_that_leave_before_their_reply_harm_nobody(void)
     close_world();
 }
 
-/* The replies before the one that blocks are large: what the socket does not take has to
- * wait for the end of the dispatch, and peers leave before that. */
+/* The replies before the one that blocks are large: what the socket does not take has
+ * to wait for the end of the dispatch, and peers leave before that. */
 static void
 test_peers_that_leave_while_replies_are_sent_early(void)
 {
@@ -785,7 +785,7 @@ test_peers_that_only_connect(void)
     close_world();
 }
 
-/* ---- large bodies ---------------------------------------------------------------------------- */
+/* ---- large bodies ---------------------------------------------------------------- */
 
 static void
 test_large_body_arrives_whole(void)
@@ -824,7 +824,8 @@ test_large_body_is_received_whole(void)
     close_world();
 }
 
-/* Returns the bytes of data in a chunked body, or SIZE_MAX when it does not end well. */
+/* Returns the bytes of data in a chunked body, or SIZE_MAX when it does not end well.
+ * */
 static size_t
 chunked_len(const char *at, const char *end)
 {
@@ -862,7 +863,8 @@ test_stream_arrives_whole(void)
     close_world();
 }
 
-/* A reader that does not read: what is pulled fills the sockets and one high-water mark. */
+/* A reader that does not read: what is pulled fills the sockets and one high-water
+ * mark. */
 static void
 test_stream_waits_for_its_reader(void)
 {
@@ -905,7 +907,7 @@ test_stream_that_breaks_off_does_not_look_complete(void)
     close_world();
 }
 
-/* ---- time ------------------------------------------------------------------------------------- */
+/* ---- time ------------------------------------------------------------------------ */
 
 static void
 test_idle_connection_is_closed_after_its_time(void)
@@ -1010,7 +1012,7 @@ test_slow_reader_is_not_left(void)
     close_world();
 }
 
-/* ---- stopping ---------------------------------------------------------------------------------- */
+/* ---- stopping -------------------------------------------------------------------- */
 
 static void
 test_stop_answers_what_has_arrived(void)
@@ -1156,7 +1158,7 @@ test_server_that_never_ran_can_be_closed(void)
     free(w.server);
 }
 
-/* ---- bounds ------------------------------------------------------------------------------------ */
+/* ---- bounds ---------------------------------------------------------------------- */
 
 static void
 test_no_more_connections_than_allowed(void)

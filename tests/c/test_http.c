@@ -356,8 +356,8 @@ test_no_body_is_allowed_when_the_limit_is_zero(void)
     feeder->limits.max_body = FB_MAX_BODY;
 }
 
-/* Framing is counted from the empty line of the head to the first byte of data, from one
- * chunk's data to the next, and from the last to the end; the byte that makes it
+/* Framing is counted from the empty line of the head to the first byte of data, from
+ * one chunk's data to the next, and from the last to the end; the byte that makes it
  * FB_CHUNK_FRAMING is refused unless the message ends with it. */
 static void
 test_chunk_framing_at_its_limit(void)
@@ -648,7 +648,8 @@ test_chunk_framing_does_not_stay_in_the_input(void)
     fb_buf_fini(&in);
 }
 
-/* Two requests of one read are in the same batch: the second body moves, the first not. */
+/* Two requests of one read are in the same batch: the second body moves, the first not.
+ * */
 static void
 test_closing_up_a_body_leaves_the_request_before_alone(void)
 {

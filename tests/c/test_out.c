@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a connection has to send: everything, once, in order, however the socket takes it;
- * and every body released exactly once.
+ * What a connection has to send: everything, once, in order, however the socket takes
+ * it; and every body released exactly once.
  */
 #include "check.h"
 #include "core/limits.h"
@@ -86,7 +86,8 @@ add_stream(source *from)
     CHECK(fb_out_add_body(&out, (fb_body){&ops, from, NULL, 0}));
 }
 
-/* A socket that takes at most step bytes at a time, and is asked until there is nothing. */
+/* A socket that takes at most step bytes at a time, and is asked until there is
+ * nothing. */
 static void
 send_all(size_t step, size_t most_runs)
 {
