@@ -71,8 +71,12 @@ class Batch(Sequence[Request]):
     def __getitem__(self, index: int, /) -> Request: ...
     @overload
     def __getitem__(self, index: slice, /) -> Sequence[Request]: ...
-    def reply(self, index: int, reply: object, /) -> None:
+    def reply(self, index: int, reply: object, /) -> tuple[int, ...] | None:
         """Answer slot ``index``.
+
+        Returns:
+            None; or, when the reply ends its connection, the slots that were pipelined
+            behind it: they are not to be processed, RFC 9112 section 9.6.
 
         Raises:
             ReplyError: ``reply`` is no reply; the slot is still unanswered.

@@ -76,29 +76,33 @@ def request_dispatcher(handler: Callable[[Request], Any]) -> Dispatcher:
 
     def dispatch(batch: Batch) -> None:
         reply = batch.reply
+        dropped: tuple[int, ...] = ()
         for i, request in enumerate(batch):
+            if dropped and i in dropped:
+                continue
             try:
-                reply(i, handler(request))
+                behind = reply(i, handler(request))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the slot's
-                _reply_to_error(batch, i, handler, error)
+                behind = _reply_to_error(batch, i, handler, error)
+            if behind is not None:
+                dropped += behind
 
     return dispatch
 
 
 def _reply_to_error(
     batch: Batch, index: int, handler: Callable[[Request], Any], error: Exception
-) -> None:
+) -> tuple[int, ...] | None:
     """Answer a slot whose handler raised, or whose reply was none, and log it."""
     if isinstance(error, HTTPError):
         try:
-            batch.reply(index, error.response)
-        except ReplyError as bad:
+            return batch.reply(index, error.response)
+        except Exception as bad:  # noqa: BLE001 - a subclass, its headers, its body
             error = bad
-        else:
-            return
     request = batch[index]
-    batch.reply(index, Response(500, (), plain_text(500)))
+    dropped = batch.reply(index, Response(500, (), plain_text(500)))
     _log(handler, request, error)
+    return dropped
 
 
 def _log(handler: Callable[[Request], Any], request: Request, error: Exception) -> None:

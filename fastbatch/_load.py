@@ -41,7 +41,7 @@ def load_handler(name: str) -> Callable[..., Any]:
         where += f".{attribute}"
     if not callable(found):
         kind = type(found).__name__
-        raise LoadError(f"{name} is no handler: it is a {kind}, and cannot be called")
+        raise LoadError(f"{name} is no handler: it is of type {kind}, not callable")
     handler: Callable[..., Any] = found
     return handler
 

@@ -33,6 +33,36 @@ from fastbatch._sockets import (
 
 log = logging.getLogger("fastbatch")
 
+
+class _InThreads:
+    """The servers that run in threads of their own: they are stopped at exit.
+
+    One function is registered once for all of them, because free-threaded 3.13 crashes
+    when several threads use atexit at once.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._servers: set[Server] = set()
+
+    def add(self, server: Server) -> None:
+        with self._lock:
+            self._servers.add(server)
+
+    def discard(self, server: Server) -> None:
+        with self._lock:
+            self._servers.discard(server)
+
+    def stop_all(self) -> None:
+        with self._lock:
+            servers = list(self._servers)
+        for server in servers:
+            server._stop_at_exit()
+
+
+_in_threads = _InThreads()
+atexit.register(_in_threads.stop_all)
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 # Where a wildcard address can be reached from this machine.
@@ -110,7 +140,7 @@ class Server:
         except BaseException:
             self._abandon()
             raise
-        atexit.register(self._stop_at_exit)
+        _in_threads.add(self)
         return self
 
     def run(self) -> None:
@@ -147,7 +177,7 @@ class Server:
         self._ended.wait()
         if self._thread is not None:
             self._thread.join()
-        atexit.unregister(self._stop_at_exit)
+        _in_threads.discard(self)
         error, self._error = self._error, None
         if error is not None:
             raise error

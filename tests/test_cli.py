@@ -293,7 +293,7 @@ def test_variable_that_is_wrong(fastbatch_: Start) -> None:
         ),
         (
             "app:settings",
-            "app:settings is no handler: it is a dict, and cannot be called",
+            "app:settings is no handler: it is of type dict, not callable",
         ),
         ("app.x:hello", "there is no module app.x in {cwd} or installed"),
         ("ap:hello", "there is no module ap in {cwd} or installed; did you mean app?"),

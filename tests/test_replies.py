@@ -5,7 +5,7 @@ import types
 from collections.abc import Callable, Iterable
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NoReturn
 
 import gates
 import helpers
@@ -144,6 +144,24 @@ def test_http_error_can_be_returned_by_a_stream_before_its_first_item(
             reply = connection.ask()
             assert (reply.status, reply.body) == (503, b"later")
     assert gates.errors(caplog) == []
+
+
+class NotFound:
+    """A body, or headers, whose making raises."""
+
+    def items(self) -> NoReturn:
+        raise fastbatch.HTTPError(404)
+
+    __iter__ = items
+
+
+@pytest.mark.parametrize(
+    "value", [(200, NotFound()), (200, NotFound(), "x")], ids=["body", "headers"]
+)
+def test_http_error_is_not_lost_in_what_was_returned(
+    answer: Answer, value: Any
+) -> None:
+    assert answer(value).status == 404
 
 
 def test_http_error_with_a_bad_header_is_a_500(

@@ -131,6 +131,36 @@ def test_stop_may_be_called_by_many_threads_at_once(
     server.stop()
 
 
+STOP_ALL = """\
+import fastbatch, threading
+
+def stop_all():
+    barrier.wait()
+    for server in servers:
+        server.stop(now=True)
+
+for _ in range(100):
+    servers = [
+        fastbatch.Server(lambda request: "x", bind="127.0.0.1:0").start()
+        for _ in range(16)
+    ]
+    barrier = threading.Barrier(8)
+    threads = [threading.Thread(target=stop_all) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+print("survived")
+"""
+
+
+def test_many_servers_may_be_stopped_by_many_threads_at_once(start: Start) -> None:
+    """In its own process, which atexit.unregister() of a 3.13t would bring down."""
+    program = start("-c", STOP_ALL)
+    assert program.wait() == 0, program.errors
+    assert program.output == "survived\n"
+
+
 def test_stop_by_the_handler_does_not_wait_for_itself(serve: Serve) -> None:
     def handler(_request: fastbatch.Request) -> str:
         server.stop()

@@ -112,6 +112,17 @@ has_pipelined_enough(const fb_conn *conn)
     return conn->n_slots > 0 && conn->exchange->in.len >= FB_PIPELINE_BYTES;
 }
 
+/* How much to make room for: for a body, as much of it as is worth one read. */
+static size_t
+room_for(const fb_conn *conn)
+{
+    size_t missing = fb_http_body_missing(&conn->exchange->http);
+    if (missing > FB_PIPELINE_BYTES) {
+        return FB_PIPELINE_BYTES;
+    }
+    return missing > FB_INPUT_BYTES ? missing : FB_INPUT_BYTES;
+}
+
 /* Returns room to read into, or false: memory ran out, or the slots come first. */
 static bool
 make_room(fb_conn *conn)
@@ -132,7 +143,7 @@ make_room(fb_conn *conn)
     if (has_pipelined_enough(conn)) {
         return false;
     }
-    return fb_buf_reserve(in, in->cap == 0 ? FB_INPUT_BYTES : FB_INPUT_ROOM);
+    return fb_buf_reserve(in, room_for(conn));
 }
 
 static void
@@ -155,6 +166,9 @@ receive_eof(fb_conn *conn)
 {
     conn->has_peer_eof = true;
     conn->is_reading = false; /* libuv stops by itself */
+    if (conn->is_ready && conn->state == FB_CONN_OPEN) {
+        return; /* what has arrived comes first; go_on closes when it is answered */
+    }
     if (conn->state == FB_CONN_LINGERING ||
         (conn->n_slots == 0 && !conn->is_writing && !conn->is_touched)) {
         fb_conn_close(conn);
@@ -316,10 +330,9 @@ on_written(uv_write_t *write, int status)
     }
     fb_count_add(&conn->server->stats.n_bytes_sent, conn->n_queued);
     fb_out_advance(&conn->exchange->sending, conn->n_queued);
-    fb_conn_flush(conn);
-    if (conn->state != FB_CONN_CLOSING) {
-        go_on(conn);
-    }
+    /* Not at once: a write that ends at once is called back up to nine times an
+     * iteration (uv_run), and a stream would be asked for more each time. */
+    fb_server_settle_soon(conn->server, conn);
 }
 
 static size_t
@@ -378,11 +391,32 @@ try_write(fb_conn *conn, const uv_buf_t *bufs, size_t n, int *error)
     return (size_t)sent == total_of(bufs, n);
 }
 
-/* Try to send one round. Returns whether to try another at once. Streams draw on
- * budget, in bytes; when it is used up, the next round waits for the next iteration, so
- * that a stream holds up nobody else. */
+/* How much of one flush the streams may take, so that they hold up nobody else. */
+typedef struct stream_turn {
+    size_t left;    /* bytes */
+    uint64_t began; /* nanoseconds: the first round of a stream, or 0 */
+} stream_turn;
+
+/* Draw a round of n bytes from turn. Returns false when it is over. */
 static bool
-write_round(fb_conn *conn, size_t *budget)
+draw_round(stream_turn *turn, size_t n)
+{
+    uint64_t now = uv_hrtime();
+    if (turn->began == 0) {
+        turn->began = now;
+    }
+    if (n + FB_STREAM_ROUND_BYTES > turn->left ||
+        now - turn->began > FB_EARLY_FLUSH_NS) {
+        return false;
+    }
+    turn->left -= n + FB_STREAM_ROUND_BYTES;
+    return true;
+}
+
+/* Try to send one round. Returns whether to try another at once. When the turn of the
+ * streams is over, the next round waits for the next iteration. */
+static bool
+write_round(fb_conn *conn, stream_turn *turn)
 {
     fb_out *out = &conn->exchange->sending;
     bool is_streaming = fb_out_is_streaming(out);
@@ -392,13 +426,9 @@ write_round(fb_conn *conn, size_t *budget)
         abort_conn(conn);
         return false;
     }
-    if (is_streaming && !fb_out_is_empty(out)) {
-        size_t drawn = total_of(bufs, n) + FB_STREAM_ROUND_BYTES;
-        if (drawn > *budget) {
-            queue_write(conn, bufs, n);
-            return false;
-        }
-        *budget -= drawn;
+    if (is_streaming && !fb_out_is_empty(out) && !draw_round(turn, total_of(bufs, n))) {
+        queue_write(conn, bufs, n);
+        return false;
     }
     int error;
     if (n == 0 || try_write(conn, bufs, n, &error)) {
@@ -438,10 +468,10 @@ void
 fb_conn_flush(fb_conn *conn)
 {
     fb_exchange *exchange = conn->exchange;
-    size_t budget = FB_OUTPUT_HIGH_WATER;
+    stream_turn turn = {.left = FB_OUTPUT_HIGH_WATER};
     while (conn->state != FB_CONN_CLOSING && exchange != NULL && !conn->is_writing &&
            has_to_send(exchange)) {
-        while (write_round(conn, &budget)) {
+        while (write_round(conn, &turn)) {
         }
     }
 }
@@ -510,9 +540,13 @@ bool
 fb_conn_is_idle(const fb_conn *conn)
 {
     const fb_exchange *exchange = conn->exchange;
-    return exchange == NULL ||
-           (exchange->http.phase <= FB_PHASE_START && !has_unparsed(conn) &&
-            conn->n_slots == 0 && !conn->is_writing && !conn->is_touched);
+    if (exchange == NULL) {
+        return true;
+    }
+    fb_phase phase = exchange->http.phase;
+    return (phase == FB_PHASE_START || phase == FB_PHASE_COMPLETE) &&
+           !has_unparsed(conn) && conn->n_slots == 0 && !conn->is_writing &&
+           !conn->is_touched;
 }
 
 /* Drop what was answered; give everything back when nothing is left. */
@@ -554,7 +588,8 @@ go_on(fb_conn *conn)
     }
     if (conn->state == FB_CONN_OPEN && !conn->is_parsing) {
         tidy(conn);
-        if (fb_conn_is_idle(conn) && fb_server_closes_idle(conn->server)) {
+        bool is_over = conn->has_peer_eof && !conn->is_ready;
+        if (is_over || (fb_conn_is_idle(conn) && fb_server_closes_idle(conn->server))) {
             fb_conn_close(conn);
         }
     }
@@ -572,6 +607,7 @@ put_own_reply(fb_conn *conn)
     if (conn->reject_status != 0 && !conn->is_last_answered) {
         ok = fb_reply_plain(&out->bytes, &conn->server->stamp, conn->reject_status,
                             http->req.is_head, false, false);
+        conn->reject_status = 0; /* given once */
     } else if (http->wants_continue && conn->state == FB_CONN_OPEN) {
         ok = fb_reply_continue(&out->bytes);
         conn->exchange->http.wants_continue = false;
@@ -617,18 +653,32 @@ fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot)
     return stop == FB_STOP_NO || slot->turn + 1 < conn->n_slots || has_unparsed(conn);
 }
 
+/* What was pipelined behind a reply that says close is not processed, RFC 9112 9.6. */
+static void
+drop_slots_behind(fb_conn *conn, fb_slot *slot)
+{
+    for (size_t left = conn->n_slots - conn->n_answered; left > 0; left--) {
+        do {
+            slot++;
+        } while (slot->owner != conn);
+        slot->is_answered = true;
+    }
+    conn->n_answered = conn->n_slots;
+}
+
 void
 fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive)
 {
     assert(!slot->is_answered && slot->turn == conn->n_answered);
     slot->is_answered = true;
     conn->n_answered++;
-    if (keep_alive || conn->state == FB_CONN_CLOSING || conn->is_last_answered) {
+    if (keep_alive || conn->state == FB_CONN_CLOSING) {
         return;
     }
     conn->is_last_answered = true;
     conn->wants_goodbye = conn->wants_goodbye || slot->req.keep_alive;
     start_draining(conn);
+    drop_slots_behind(conn, slot);
 }
 
 /* ---- time-outs ------------------------------------------------------------------- */

@@ -105,6 +105,13 @@ on_idle(uv_idle_t *idle)
 }
 
 void
+fb_server_settle_soon(fb_server *server, fb_conn *conn)
+{
+    fb_server_touch(server, conn);
+    uv_idle_start(&server->idle, on_idle);
+}
+
+void
 fb_server_make_ready(fb_server *server, fb_conn *conn)
 {
     if (!conn->is_ready) {
@@ -123,7 +130,8 @@ parse_ready(fb_server *server)
     while (conn != NULL) {
         fb_conn *next = conn->next_ready;
         conn->is_ready = false;
-        if (conn->state == FB_CONN_OPEN) {
+        /* Since it was made ready, it may have been read, parsed and answered. */
+        if (conn->state == FB_CONN_OPEN && conn->exchange != NULL) {
             fb_conn_parse(conn);
         }
         conn = next;
@@ -165,12 +173,27 @@ close_listeners(fb_server *server)
 }
 
 static void
-close_conns(fb_server *server, bool only_idle)
+close_idle_conns(fb_server *server)
 {
     for (fb_conn *conn = server->conns; conn != NULL; conn = conn->next) {
-        if (!only_idle || fb_conn_is_idle(conn)) {
+        if (fb_conn_is_idle(conn)) {
             fb_conn_close(conn);
         }
+    }
+}
+
+/* Also forget their slots and the lists: no check phase will look there any more. */
+static void
+close_conns(fb_server *server)
+{
+    fb_batch_reset(&server->batch);
+    server->touched = NULL;
+    server->ready = NULL;
+    for (fb_conn *conn = server->conns; conn != NULL; conn = conn->next) {
+        conn->n_slots = 0;
+        conn->is_touched = false;
+        conn->is_ready = false;
+        fb_conn_close(conn);
     }
 }
 
@@ -190,7 +213,7 @@ static void
 close_everything(fb_server *server)
 {
     close_listeners(server);
-    close_conns(server, false);
+    close_conns(server);
     close_own_handles(server);
 }
 
@@ -238,7 +261,7 @@ step_stop(fb_server *server)
     if (server->stop_step == 2) {
         close_listeners(server);
     } else if (server->stop_step == 3) {
-        close_conns(server, true);
+        close_idle_conns(server);
     }
     if (server->stop_step >= 3 && fb_count_get(&server->n_conns) == 0) {
         close_own_handles(server);
@@ -305,10 +328,10 @@ resume_accepting(fb_server *server)
 static void
 expire_waits(fb_server *server)
 {
-    uint64_t now = uv_now(&server->loop);
     for (size_t i = 0; i < FB_WAIT_KINDS; i++) {
         fb_time_node *node;
-        while ((node = fb_times_expired(&server->waits[i], now)) != NULL) {
+        while ((node = fb_times_expired(&server->waits[i], server->ticked_at)) !=
+               NULL) {
             fb_conn *conn = fb_conn_of_wait(node);
             fb_times_stop(node);
             fb_conn_expire(conn);
@@ -350,6 +373,7 @@ on_tick(uv_timer_t *tick)
 {
     fb_server *server = tick->data;
     server->is_tick_due = true;
+    server->ticked_at = uv_now(&server->loop);
     uv_idle_start(&server->idle, on_idle);
 }
 

@@ -84,6 +84,7 @@ struct fb_server {
     fb_conn *ready;   /* have received bytes that are not parsed */
     fb_time_list waits[FB_WAIT_KINDS];
     uint64_t tick_ms;
+    uint64_t ticked_at;       /* loop's clock: when the last tick came */
     bool is_tick_due;         /* on_check is to see whose wait is over */
     const fb_server_ops *ops; /* kept */
     void *owner;              /* given back to ops */
@@ -124,6 +125,9 @@ void fb_server_dispatch(fb_server *server);
 
 /* Have conn settled after the dispatch, or before the loop waits. */
 void fb_server_touch(fb_server *server, fb_conn *conn);
+
+/* As fb_server_touch, when the loop may be about to wait. */
+void fb_server_settle_soon(fb_server *server, fb_conn *conn);
 
 /* Have conn parsed before the loop waits. */
 void fb_server_make_ready(fb_server *server, fb_conn *conn);

@@ -44,5 +44,6 @@ fb_times_expired(const fb_time_list *list, uint64_t now)
     if (list->wait_ms == 0 || first == &list->ends) {
         return NULL;
     }
-    return now - first->since >= list->wait_ms ? first : NULL;
+    bool is_over = now >= first->since && now - first->since >= list->wait_ms;
+    return is_over ? first : NULL;
 }

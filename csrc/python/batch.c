@@ -103,6 +103,28 @@ find_slot(py_batch *batch, PyObject *index)
     return slot;
 }
 
+/* Returns the slots behind slot that were answered with it, as a tuple. */
+static PyObject *
+list_dropped(const py_batch *batch, const fb_slot *slot)
+{
+    const fb_slot *slots = batch->server->server->batch.slots;
+    PyObject *list = PyList_New(0);
+    for (size_t i = (size_t)(slot - slots) + 1; list != NULL && i < batch->n_slots;
+         i++) {
+        if (slots[i].owner != slot->owner) {
+            continue;
+        }
+        PyObject *index = PyLong_FromSize_t(i);
+        if (index == NULL || PyList_Append(list, index) < 0) {
+            Py_CLEAR(list);
+        }
+        Py_XDECREF(index);
+    }
+    PyObject *dropped = list != NULL ? PyList_AsTuple(list) : NULL;
+    Py_XDECREF(list);
+    return dropped;
+}
+
 static PyObject *
 batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
 {
@@ -114,6 +136,10 @@ batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
     fb_slot *slot = find_slot(batch, args[0]);
     if (slot == NULL || py_reply_answer(batch->server, slot, args[1]) < 0) {
         return NULL;
+    }
+    const fb_conn *conn = slot->owner;
+    if (slot->turn + 1 < conn->n_answered) {
+        return list_dropped(batch, slot);
     }
     Py_RETURN_NONE;
 }
@@ -139,7 +165,9 @@ batch_count(PyObject *self, PyObject *request)
 static PyMethodDef batch_methods[] = {
     {"reply", (PyCFunction)(void (*)(void))batch_reply, METH_FASTCALL,
      PyDoc_STR(
-         "reply(index, reply, /)\n--\n\nAnswer slot index.\n\nRaises:\n"
+         "reply(index, reply, /)\n--\n\nAnswer slot index.\n\nReturns:\n"
+         "    None; or, when the reply ends its connection, a tuple of the slots that\n"
+         "    were pipelined behind it: they are not to be processed.\n\nRaises:\n"
          "    ReplyError: reply is no reply; the slot is still unanswered.\n"
          "    IndexError: there is no such slot.\n"
          "    RuntimeError: the slot is answered already, one that it was pipelined\n"

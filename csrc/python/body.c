@@ -56,6 +56,10 @@ put_item(py_body *body, fb_buf *into, PyObject *item)
 {
     Py_buffer view;
     if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0) {
+        if (!PyErr_ExceptionMatches(PyExc_BufferError) &&
+            !PyErr_ExceptionMatches(PyExc_TypeError)) {
+            return -1; /* raised by its own __buffer__ */
+        }
         PyErr_Clear();
         py_raise_reply_error(body->server->state,
                              "a streamed body gave %U, which is not bytes-like", item);

@@ -170,15 +170,35 @@ list_names(const py_request *request)
 }
 
 static PyObject *
+make_bytes(const py_request *request, fb_span span)
+{
+    const char *bytes = span.len > 0 ? request->data + span.off : "";
+    return PyBytes_FromStringAndSize(bytes, (Py_ssize_t)span.len);
+}
+
+/* Bytes first: making a tuple may run the garbage collector, and with it other threads,
+ * after which the spans may stand elsewhere. */
+static PyObject *
+make_pair(const py_request *request, size_t i)
+{
+    PyObject *pair = NULL;
+    PyObject *name = make_bytes(request, request->req->headers[i].name);
+    PyObject *value = make_bytes(request, request->req->headers[i].value);
+    if (name != NULL && value != NULL) {
+        pair = PyTuple_Pack(2, name, value);
+    }
+    Py_XDECREF(name);
+    Py_XDECREF(value);
+    return pair;
+}
+
+static PyObject *
 list_raw(const py_request *request)
 {
     PyObject *raw = PyList_New(0);
     size_t n = n_fields(request);
     for (size_t i = 0; raw != NULL && i < n; i++) {
-        const fb_header *field = &request->req->headers[i];
-        PyObject *pair = Py_BuildValue(
-            "(y#y#)", request->data + field->name.off, (Py_ssize_t)field->name.len,
-            request->data + field->value.off, (Py_ssize_t)field->value.len);
+        PyObject *pair = make_pair(request, i);
         if (pair == NULL || PyList_Append(raw, pair) < 0) {
             Py_CLEAR(raw);
         }

@@ -89,19 +89,26 @@ field_bytes(const py_state *state, reply *r, PyObject *text, size_t *len)
     return error < 0 ? NULL : data;
 }
 
+/* Returns whether the bytes are the text, which is in lower case, in any case. */
 static bool
-is_name(const fb_field *field, const char *lower)
+is_same(const char *bytes, size_t len, const char *lower)
 {
-    if (field->name_len != strlen(lower)) {
+    if (len != strlen(lower)) {
         return false;
     }
-    for (size_t i = 0; i < field->name_len; i++) {
-        char c = field->name[i];
+    for (size_t i = 0; i < len; i++) {
+        char c = bytes[i];
         if ((c >= 'A' && c <= 'Z' ? c + ('a' - 'A') : c) != lower[i]) {
             return false;
         }
     }
     return true;
+}
+
+static bool
+is_name(const fb_field *field, const char *lower)
+{
+    return is_same(field->name, field->name_len, lower);
 }
 
 /* Content-Length as a number: digits alone, RFC 9110 8.6. */
@@ -135,7 +142,7 @@ take_length(const py_state *state, reply *r, const fb_field *field)
 static int
 take_connection(const py_state *state, reply *r, const fb_field *field)
 {
-    if (field->value_len == 5 && memcmp(field->value, "close", 5) == 0) {
+    if (is_same(field->value, field->value_len, "close")) {
         r->wants_close = true;
         return 0;
     }
@@ -255,7 +262,8 @@ snapshot_of(const py_state *state, PyObject *headers)
     } else {
         items = PySequence_Tuple(headers);
     }
-    if (items == NULL) {
+    if (items == NULL &&
+        (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_TypeError))) {
         PyErr_Clear();
         py_raise_reply_error(
             state, "headers %U are neither a mapping nor pairs of name and value",
@@ -310,6 +318,9 @@ read_buffer(const py_state *state, reply *r, PyObject *body)
 {
     if (PyObject_GetBuffer(body, &r->view, PyBUF_SIMPLE) < 0) {
         r->view.obj = NULL;
+        if (!PyErr_ExceptionMatches(PyExc_BufferError)) {
+            return -1; /* raised by its own __buffer__ */
+        }
         PyErr_Clear();
         py_raise_reply_error(state, "the body %U is not contiguous bytes", body);
         return -1;
@@ -327,6 +338,9 @@ read_stream(const py_state *state, reply *r, PyObject *body)
 {
     r->iterator = PyObject_GetIter(body);
     if (r->iterator == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
+            return -1; /* raised by its own __iter__ */
+        }
         PyErr_Clear();
         py_raise_reply_error(state, "%U is no body", body);
         return -1;

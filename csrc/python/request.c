@@ -83,6 +83,8 @@ bool
 py_request_part(py_request *request)
 {
     if (Py_REFCNT(request) == 1) {
+        /* After whatever another thread did before it let go of the Request. */
+        atomic_thread_fence(memory_order_acquire);
         forget_values(request);
         request->conn = NULL;
         request->req = NULL;

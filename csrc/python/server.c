@@ -114,6 +114,7 @@ on_dispatch(void *owner, fb_batch *batch)
     bool goes_on = result != NULL || judge_exception(self, "the dispatcher failed");
     Py_XDECREF(result);
     end_batch(self, batch->n_slots);
+    goes_on = goes_on && self->raised == NULL; /* close() of an unsent body may raise */
     py_server_detach(self);
     return goes_on;
 }
@@ -137,6 +138,9 @@ on_rest(void *owner)
         py_server_attach(self);
         py_body_drop_released(self);
         py_server_detach(self);
+        if (self->raised != NULL) {
+            fb_server_stop(self->server, FB_STOP_GRACEFUL);
+        }
     }
 }
 
@@ -283,12 +287,14 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
     limits.body_timeout_ms = waits[2];
     limits.write_timeout_ms = waits[3];
     limits.graceful_timeout_ms = waits[4];
-    if (check_limits(&limits, server_value) < 0) {
-        return -1;
-    }
     size_t n_fds;
     int *fds = read_fds(listeners, &n_fds);
     if (fds == NULL) {
+        return -1;
+    }
+    if (check_limits(&limits, server_value) < 0) {
+        close_fds(fds, 0, n_fds);
+        PyMem_Free(fds);
         return -1;
     }
     self->state = py_state_of_type(Py_TYPE(op));

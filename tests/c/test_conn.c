@@ -167,6 +167,9 @@ on_dispatch(void *owner, fb_batch *batch)
     bool goes_on = true;
     for (size_t i = 0; i < batch->n_slots; i++) {
         fb_slot *slot = &batch->slots[i];
+        if (slot->is_answered) {
+            continue; /* with nothing: a reply before it ended the connection */
+        }
         w.n_requests++;
         while (path_is(slot, "/hold") && w.is_held) {
             usleep(1000);
