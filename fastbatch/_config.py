@@ -329,7 +329,8 @@ class Options:
         LIMITS["max_connections"],
         LIMITING,
         Integer(1, 1_000_000, "connections"),
-        "The most open connections. Beyond it new ones wait in the backlog.",
+        "The most open connections. Beyond it one that is idle gives way, or the new"
+        " one waits in the backlog.",
     )
     keepalive_timeout: float = _option(
         _seconds("keepalive_timeout"),

@@ -120,8 +120,8 @@ fb_out *fb_conn_out(fb_conn *conn);
  * stops, the last reply that a connection is owed says close. */
 bool fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot);
 
-/* The reply of a slot was put into fb_conn_out; keep_alive: as its head says. If it does
- * not, the slots that were pipelined behind it are answered, too: with nothing. */
+/* The reply of a slot was put into fb_conn_out; keep_alive: as its head says. If not,
+ * the slots that were pipelined behind it are answered, too: with nothing. */
 void fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive);
 
 /* Returns the peer's address in *addr and true, or false when it has none (unix). */

@@ -63,6 +63,7 @@ static const limit limits[] = {
     {"max_connections", FB_MAX_CONNECTIONS},
     {"method_bytes", FB_METHOD_BYTES},
     {"chunk_framing", FB_CHUNK_FRAMING},
+    {"input_bytes", FB_INPUT_BYTES},
     {"output_high_water", FB_OUTPUT_HIGH_WATER},
     {"server_value_bytes", FB_SERVER_VALUE_BYTES - 1},
     {"zero_copy_bytes", FB_ZERO_COPY_BYTES},

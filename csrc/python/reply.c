@@ -250,26 +250,27 @@ make_field_room(reply *r, size_t n)
     return r->kept != NULL;
 }
 
+/* Asked beforehand, so that what an __iter__ raises is not taken for the answer. */
+static bool
+is_iterable(PyObject *object)
+{
+    return PyType_GetSlot(Py_TYPE(object), Py_tp_iter) != NULL ||
+           PySequence_Check(object);
+}
+
 /* Returns the fields as a new list or tuple of ours, or NULL with an exception set. */
 static PyObject *
 snapshot_of(const py_state *state, PyObject *headers)
 {
-    PyObject *items = NULL;
-    if (PyUnicode_Check(headers) || PyBytes_Check(headers)) {
-        items = NULL;
-    } else if (PyDict_Check(headers) || PyObject_HasAttrString(headers, "items")) {
-        items = PyMapping_Items(headers);
-    } else {
-        items = PySequence_Tuple(headers);
+    if (PyDict_Check(headers) || PyObject_HasAttrString(headers, "items")) {
+        return PyMapping_Items(headers);
     }
-    if (items == NULL &&
-        (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_TypeError))) {
-        PyErr_Clear();
-        py_raise_reply_error(
-            state, "headers %U are neither a mapping nor pairs of name and value",
-            headers);
+    if (!PyUnicode_Check(headers) && !PyBytes_Check(headers) && is_iterable(headers)) {
+        return PySequence_Tuple(headers);
     }
-    return items;
+    py_raise_reply_error(
+        state, "headers %U are neither a mapping nor pairs of name and value", headers);
+    return NULL;
 }
 
 static int
@@ -336,13 +337,12 @@ read_buffer(const py_state *state, reply *r, PyObject *body)
 static int
 read_stream(const py_state *state, reply *r, PyObject *body)
 {
+    if (!is_iterable(body)) {
+        py_raise_reply_error(state, "%U is no body", body);
+        return -1;
+    }
     r->iterator = PyObject_GetIter(body);
     if (r->iterator == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_TypeError)) {
-            return -1; /* raised by its own __iter__ */
-        }
-        PyErr_Clear();
-        py_raise_reply_error(state, "%U is no body", body);
         return -1;
     }
     r->has_body = true;
