@@ -236,8 +236,18 @@ open_server(py_server *self, fb_server_setup *setup)
     return 0;
 }
 
+/* What Server() is given. */
+typedef struct arguments {
+    PyObject *dispatcher; /* borrowed, as is listeners */
+    PyObject *listeners;
+    const char *server_value; /* borrowed */
+    int wakeup_fd;
+    fb_limits limits;
+} arguments;
+
+/* Returns 0, or -1 with an exception set. */
 static int
-server_init(PyObject *op, PyObject *args, PyObject *kwargs)
+parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
 {
     char *names[] = {
         "dispatcher",
@@ -258,53 +268,60 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         "wakeup_fd",
         NULL,
     };
-    py_server *self = (py_server *)op;
-    PyObject *dispatcher, *listeners;
-    fb_limits limits = {0};
-    unsigned long long waits[5];
-    const char *server_value;
-    int wakeup_fd;
     Py_ssize_t sizes[6];
+    unsigned long long waits[5];
+    fb_limits *limits = &parsed->limits;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "OO$ninnnnnKKKKKyi:Server", names, &dispatcher, &listeners,
-            &sizes[0], &limits.backlog, &sizes[1], &sizes[2], &sizes[3], &sizes[4],
-            &sizes[5], &waits[0], &waits[1], &waits[2], &waits[3], &waits[4],
-            &server_value, &wakeup_fd)) {
+            args, kwargs, "OO$ninnnnnKKKKKyi:Server", names, &parsed->dispatcher,
+            &parsed->listeners, &sizes[0], &limits->backlog, &sizes[1], &sizes[2],
+            &sizes[3], &sizes[4], &sizes[5], &waits[0], &waits[1], &waits[2], &waits[3],
+            &waits[4], &parsed->server_value, &parsed->wakeup_fd)) {
+        return -1;
+    }
+    limits->batch_size = (size_t)sizes[0];
+    limits->max_target = (size_t)sizes[1];
+    limits->max_headers = (size_t)sizes[2];
+    limits->max_head = (size_t)sizes[3];
+    limits->max_body = (size_t)sizes[4];
+    limits->max_connections = (size_t)sizes[5];
+    limits->keepalive_timeout_ms = waits[0];
+    limits->head_timeout_ms = waits[1];
+    limits->body_timeout_ms = waits[2];
+    limits->write_timeout_ms = waits[3];
+    limits->graceful_timeout_ms = waits[4];
+    return 0;
+}
+
+static int
+server_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    py_server *self = (py_server *)op;
+    arguments given;
+    if (parse_arguments(args, kwargs, &given) < 0) {
         return -1;
     }
     if (self->server != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a Server is initialised once");
         return -1;
     }
-    limits.batch_size = (size_t)sizes[0];
-    limits.max_target = (size_t)sizes[1];
-    limits.max_headers = (size_t)sizes[2];
-    limits.max_head = (size_t)sizes[3];
-    limits.max_body = (size_t)sizes[4];
-    limits.max_connections = (size_t)sizes[5];
-    limits.keepalive_timeout_ms = waits[0];
-    limits.head_timeout_ms = waits[1];
-    limits.body_timeout_ms = waits[2];
-    limits.write_timeout_ms = waits[3];
-    limits.graceful_timeout_ms = waits[4];
     size_t n_fds;
-    int *fds = read_fds(listeners, &n_fds);
+    int *fds = read_fds(given.listeners, &n_fds);
     if (fds == NULL) {
         return -1;
     }
-    if (check_limits(&limits, server_value) < 0) {
+    if (check_limits(&given.limits, given.server_value) < 0) {
         close_fds(fds, 0, n_fds);
         PyMem_Free(fds);
         return -1;
     }
     self->state = py_state_of_type(Py_TYPE(op));
-    self->dispatcher = Py_NewRef(dispatcher);
+    self->dispatcher = Py_NewRef(given.dispatcher);
     fb_server_setup setup = {
-        .limits = &limits,
+        .limits = &given.limits,
         .fds = fds,
         .n_fds = n_fds,
-        .server_value = server_value,
-        .wakeup_fd = wakeup_fd,
+        .server_value = given.server_value,
+        .wakeup_fd = given.wakeup_fd,
         .ops = &ops,
         .owner = self,
     };
