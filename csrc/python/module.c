@@ -171,14 +171,11 @@ make_names(void)
 static int
 make_strings(py_state *state)
 {
-    state->empty_str = PyUnicode_InternFromString("");
-    state->empty_bytes = PyBytes_FromString("");
     state->http = PyUnicode_InternFromString("http");
     state->version_10 = PyUnicode_InternFromString("1.0");
     state->version_11 = PyUnicode_InternFromString("1.1");
     state->close = PyUnicode_InternFromString("close");
-    bool ok = state->empty_str != NULL && state->empty_bytes != NULL &&
-              state->http != NULL && state->version_10 != NULL &&
+    bool ok = state->http != NULL && state->version_10 != NULL &&
               state->version_11 != NULL && state->close != NULL;
     return ok ? 0 : -1;
 }
@@ -293,8 +290,6 @@ module_clear(PyObject *module)
     Py_CLEAR(state->values_view);
     Py_CLEAR(state->items_view);
     Py_CLEAR(state->names);
-    Py_CLEAR(state->empty_str);
-    Py_CLEAR(state->empty_bytes);
     Py_CLEAR(state->http);
     Py_CLEAR(state->version_10);
     Py_CLEAR(state->version_11);

@@ -17,7 +17,6 @@
 /* A reply while it is read. init makes an empty one; fini releases what it holds. */
 typedef struct reply {
     int status;
-    bool has_body;
     const char *data; /* the body's bytes; not for a stream */
     size_t len;
     Py_buffer view;           /* holds data, when view.obj is set */
@@ -309,7 +308,6 @@ read_text(const py_state *state, reply *r, PyObject *text)
     }
     r->len = (size_t)len;
     r->text = text;
-    r->has_body = true;
     r->content_type = "text/plain; charset=utf-8";
     return 0;
 }
@@ -328,7 +326,6 @@ read_buffer(const py_state *state, reply *r, PyObject *body)
     }
     r->data = r->view.buf;
     r->len = (size_t)r->view.len;
-    r->has_body = true;
     r->content_type = "application/octet-stream";
     return 0;
 }
@@ -345,7 +342,6 @@ read_stream(const py_state *state, reply *r, PyObject *body)
     if (r->iterator == NULL) {
         return -1;
     }
-    r->has_body = true;
     r->content_type = "application/octet-stream";
     r->first = PyIter_Next(r->iterator);
     if (r->first == NULL) {

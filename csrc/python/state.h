@@ -22,9 +22,7 @@ typedef struct py_state {
     PyObject *keys_view;  /* of collections.abc, as are the next two */
     PyObject *values_view;
     PyObject *items_view;
-    PyObject *names; /* a tuple of interned str: the methods, by llhttp's number */
-    PyObject *empty_str;
-    PyObject *empty_bytes;
+    PyObject *names;      /* a tuple of interned str: the methods, by llhttp's number */
     PyObject *http;       /* "http" */
     PyObject *version_10; /* "1.0" */
     PyObject *version_11; /* "1.1" */
