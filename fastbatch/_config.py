@@ -146,7 +146,8 @@ class OneOf(Rule):
         self.metavar = "|".join(words)
 
     def check(self, value: Any) -> str:
-        allowed = "it must be " + " or ".join(repr(word) for word in self.words)
+        *first, last = map(repr, self.words)
+        allowed = f"it must be {', '.join(first)} or {last}"
         if not isinstance(value, str):
             raise Refusal(allowed, TypeError)
         if value not in self.words:
@@ -173,6 +174,28 @@ class FieldValue(Rule):
             or value != value.strip()
             or len(value) > _SERVER_HEADER_CHARS
         ):
+            raise Refusal(self.allowed)
+        return value
+
+    def format(self, value: str) -> str:
+        return value or "''"
+
+
+class RootPath(Rule):
+    """Where an application is mounted: decoded, as in SCRIPT_NAME."""
+
+    metavar = "PATH"
+    allowed = (
+        "it must be a str that begins with '/' and does not end with it, with no '//',"
+        " '?', '#', '%' or control character in it, or ''"
+    )
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise Refusal(self.allowed, TypeError)
+        is_path = value.startswith("/") and not value.endswith("/")
+        is_plain = "//" not in value and not set(value) & set("?#%")
+        if value and not (is_path and is_plain and value.isprintable()):
             raise Refusal(self.allowed)
         return value
 
@@ -288,9 +311,16 @@ class Options:
     interface: str = _option(
         "auto",
         BATCHING,
-        OneOf("auto", "request"),
-        "How the handler is called: request (one Request, returns a reply), or auto"
-        " (found out from its signature).",
+        OneOf("auto", "request", "wsgi"),
+        "How the handler is called: request (one Request, returns a reply), wsgi (a"
+        " WSGI application, PEP 3333), or auto (found out from its signature).",
+    )
+    root_path: str = _option(
+        "",
+        BATCHING,
+        RootPath(),
+        "The path under which a proxy in front has put a WSGI application: its"
+        " SCRIPT_NAME. It is taken off PATH_INFO unless the proxy has done that.",
     )
     batch_size: int = _option(
         LIMITS["batch_slots"],
@@ -322,8 +352,14 @@ class Options:
         LIMITS["max_body"],
         LIMITING,
         Integer(0, LIMITS["body_bound"], "bytes"),
-        "The longest request body; it is held in memory. Beyond it the client gets"
-        " 413.",
+        "The longest request body. Beyond it the client gets 413.",
+    )
+    max_body_memory: int = _option(
+        LIMITS["max_body_memory"],
+        LIMITING,
+        Integer(0, LIMITS["body_memory_bound"], "bytes"),
+        "The longest request body that is held in memory. Beyond it the body goes to a"
+        " temporary file, in TMPDIR or else where tempfile.gettempdir() says.",
     )
     max_connections: int = _option(
         LIMITS["max_connections"],
@@ -407,11 +443,13 @@ class OptionArguments(TypedDict, total=False):
     unix_mode: int
     backlog: int
     interface: str
+    root_path: str
     batch_size: int
     max_target: int
     max_headers: int
     max_head: int
     max_body: int
+    max_body_memory: int
     max_connections: int
     keepalive_timeout: float
     head_timeout: float

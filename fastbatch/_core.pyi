@@ -85,6 +85,32 @@ class Batch(Sequence[Request]):
         """
 
 @final
+class Gateway:
+    """The dispatcher for a WSGI application, PEP 3333."""
+
+    def __init__(
+        self,
+        application: Callable[..., Any],
+        *,
+        templates: tuple[Mapping[str, Any], ...],
+        root_path: bytes,
+        file_wrapper: type,
+        report: Callable[[Request, BaseException], object],
+    ) -> None:
+        """``templates`` are, for each listener, what all its environs have. Instances
+        of ``file_wrapper`` have a method ``region()`` that gives a descriptor to be
+        closed, an offset and a length, or None. ``report`` is told what went wrong in a
+        slot, and may not raise.
+        """
+
+    def __call__(self, batch: Batch, /) -> None:
+        """Answer all slots of ``batch``.
+
+        Raises:
+            BaseException: what the application raised that is no ``Exception``.
+        """
+
+@final
 class Server:
     """One worker: one event loop with its listeners and its batches."""
 
@@ -99,6 +125,7 @@ class Server:
         max_headers: int,
         max_head: int,
         max_body: int,
+        max_body_memory: int,
         max_connections: int,
         keepalive_timeout_ms: int,
         head_timeout_ms: int,
@@ -106,13 +133,15 @@ class Server:
         write_timeout_ms: int,
         graceful_timeout_ms: int,
         server_header: bytes,
+        temp_dir: bytes,
         wakeup_fd: int,
     ) -> None:
         """``listeners`` are file descriptors of bound stream sockets (TCP or unix), not
         yet listening or listening; the server takes them and closes them when it stops.
         ``wakeup_fd`` is the reading end of ``signal.set_wakeup_fd``, or -1: when it is
         readable, the server drains it and lets Python run its signal handlers.
-        A time-out of 0 is none. A descriptor that cannot be used is closed, too.
+        Bodies longer than ``max_body_memory`` go to files in ``temp_dir``. A time-out
+        of 0 is none. A descriptor that cannot be used is closed, too.
 
         Raises:
             OSError: a listener cannot be used.

@@ -5,21 +5,33 @@ from __future__ import annotations
 import inspect
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from fastbatch._config import Options
 from fastbatch._core import Batch, ReplyError, Request
 from fastbatch._reply import HTTPError, Response, plain_text
+from fastbatch._sockets import TcpAddress
+from fastbatch._wsgi import gateway
 
 log = logging.getLogger("fastbatch")
 
-Dispatcher = Callable[[Batch], None]
+Dispatcher = Callable[[Batch], object]
+
+DispatcherMaker = Callable[[Sequence[TcpAddress | str]], Dispatcher]
+
+# Whose objects are applications even where their signatures do not tell.
+_WSGI_FRAMEWORKS = frozenset(
+    "bottle cherrypy dash django falcon flask paste pecan pyramid web web2py webob "
+    "werkzeug whitenoise wsgiref zope".split()
+)
 
 
-def dispatcher_for(handler: Any, interface: str = "auto") -> Dispatcher:
-    """Make the dispatcher of a handler.
+def dispatcher_for(handler: Any, options: Options) -> DispatcherMaker:
+    """Find out how a handler is to be called, by the option ``interface``.
 
-    ``interface`` is the option of that name; what is named outright is not guessed.
+    Returns:
+        What makes its dispatcher, once the addresses of the listeners are known.
 
     Raises:
         TypeError: the handler does not fit the interface; the message says which
@@ -27,15 +39,21 @@ def dispatcher_for(handler: Any, interface: str = "auto") -> Dispatcher:
     """
     if not callable(handler):
         raise TypeError(
-            f"the handler {handler!r} is not callable: give a function of one request"
+            f"the handler {handler!r} is not callable: give a function of one request, "
+            "or a WSGI application"
         )
     if _is_coroutine_function(handler):
         raise TypeError(
             f"the handler {name_of(handler)} is a coroutine function, which is not "
-            "served: give a plain function of one request"
+            "served: give a plain function of one request, or a WSGI application"
         )
-    kind = _recognise(handler) if interface == "auto" else interface
-    return _DISPATCHERS[kind](handler)
+    kind = options.interface
+    if kind == "auto":
+        kind = _recognise(handler)
+    if kind == "wsgi":
+        name = name_of(handler)
+        return lambda addresses: gateway(handler, name, addresses, options.root_path)
+    return lambda _addresses: request_dispatcher(handler)
 
 
 def _is_coroutine_function(handler: Any) -> bool:
@@ -44,19 +62,44 @@ def _is_coroutine_function(handler: Any) -> bool:
 
 
 def _recognise(handler: Callable[..., Any]) -> str:
-    """Tell the interface of a handler from its signature."""
+    """Tell the interface of a handler: by its signature, or by where it comes from."""
+    is_known = type(handler).__module__.partition(".")[0] in _WSGI_FRAMEWORKS
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
-        return "request"  # nothing is known of some C functions: a call will tell
-    try:
-        signature.bind(None)
-    except TypeError:
+        # Nothing is known of some C functions: a call will tell.
+        return "wsgi" if is_known else "request"
+    takes_one, takes_two = (_takes(signature, n) for n in (1, 2))
+    if takes_two and (
+        not takes_one or is_known or "start_response" in signature.parameters
+    ):
+        return "wsgi"
+    if takes_one and not (takes_two and _has_no_names(signature)):
+        return "request"
+    if takes_one:
         raise TypeError(
-            f"the handler {name_of(handler)}{signature} cannot be called with one "
-            "argument: a handler takes one request, def handler(request)"
-        ) from None
-    return "request"
+            f"the handler {name_of(handler)}{signature} takes any arguments, which "
+            "does not tell how to call it: say interface='request' or interface='wsgi'"
+        )
+    raise TypeError(
+        f"the handler {name_of(handler)}{signature} can be called neither with one "
+        "argument nor with two: a handler takes one request, def handler(request), a "
+        "WSGI application def application(environ, start_response)"
+    )
+
+
+def _takes(signature: inspect.Signature, n: int) -> bool:
+    try:
+        signature.bind(*[None] * n)
+    except TypeError:
+        return False
+    return True
+
+
+def _has_no_names(signature: inspect.Signature) -> bool:
+    """Whether all positional arguments go into ``*args``."""
+    named = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return all(p.kind not in named for p in signature.parameters.values())
 
 
 def name_of(handler: Any) -> str:
@@ -116,8 +159,3 @@ def _log(handler: Callable[[Request], Any], request: Request, error: Exception) 
             )
     except Exception:  # noqa: BLE001 - a log that fails must not fail other slots
         traceback.print_exc()
-
-
-_DISPATCHERS: dict[str, Callable[[Callable[[Request], Any]], Dispatcher]] = {
-    "request": request_dispatcher,
-}

@@ -19,10 +19,26 @@ class LoadError(Exception):
 def load_handler(name: str) -> Callable[..., Any]:
     """The callable that ``name`` names, ``module:attribute`` or ``module:object.name``.
 
+    With ``()`` at its end it names a function that makes the handler.
+
     Raises:
         LoadError: there is none.
-        Exception: whatever the module raised while it was imported.
+        Exception: whatever the module raised while it was imported, or the function.
     """
+    path = name.removesuffix("()")
+    handler = _callable(_find(path), path)
+    return handler if path == name else _callable(handler(), name)
+
+
+def _callable(found: Any, name: str) -> Callable[..., Any]:
+    if not callable(found):
+        kind = type(found).__name__
+        raise LoadError(f"{name} is no handler: it is of type {kind}, not callable")
+    handler: Callable[..., Any] = found
+    return handler
+
+
+def _find(name: str) -> Any:
     module_name, colon, path = name.partition(":")
     if not (colon and module_name and path):
         example = f"{module_name.removesuffix('.py') or 'app'}:handler"
@@ -39,11 +55,7 @@ def load_handler(name: str) -> Callable[..., Any]:
             hint = _did_you_mean(attribute, dir(found))
             raise LoadError(f"{where} has no attribute {attribute!r}{hint}") from None
         where += f".{attribute}"
-    if not callable(found):
-        kind = type(found).__name__
-        raise LoadError(f"{name} is no handler: it is of type {kind}, not callable")
-    handler: Callable[..., Any] = found
-    return handler
+    return found
 
 
 def _module(name: str) -> ModuleType:

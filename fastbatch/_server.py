@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from types import FrameType, TracebackType
@@ -107,7 +108,7 @@ class Server:
         elif arguments:
             raise TypeError("give either an Options or keyword arguments, not both")
         self._options = options
-        self._dispatcher = dispatcher_for(handler, options.interface)
+        self._make_dispatcher = dispatcher_for(handler, options)
         self._lock = threading.Lock()  # for the two below
         self._state = _State.NEW
         self._core: _core.Server | None = None
@@ -252,7 +253,7 @@ class Server:
             )
             try:
                 self._core = _core.Server(
-                    self._dispatcher,
+                    self._make_dispatcher([each.address for each in listeners]),
                     # The core closes them, also if it cannot be made.
                     [listener.socket.detach() for listener in listeners],
                     wakeup_fd=wakeup_fd,
@@ -492,6 +493,7 @@ def _core_arguments(options: Options) -> dict[str, Any]:
         "max_headers": options.max_headers,
         "max_head": options.max_head,
         "max_body": options.max_body,
+        "max_body_memory": options.max_body_memory,
         "max_connections": options.max_connections,
         "keepalive_timeout_ms": _milliseconds(options.keepalive_timeout),
         "head_timeout_ms": _milliseconds(options.head_timeout),
@@ -499,6 +501,7 @@ def _core_arguments(options: Options) -> dict[str, Any]:
         "write_timeout_ms": _milliseconds(options.write_timeout),
         "graceful_timeout_ms": _milliseconds(options.graceful_timeout),
         "server_header": options.server_header.encode("ascii"),
+        "temp_dir": os.fsencode(tempfile.gettempdir()),
     }
 
 

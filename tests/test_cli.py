@@ -43,6 +43,15 @@ def three(a, b, c):
 async def later(request):
     pass
 
+def make_nothing():
+    pass
+
+def make_application():
+    def application(environ, start_response):
+        start_response("200 OK", [])
+        return [environ["SCRIPT_NAME"].encode()]
+    return application
+
 class Views:
     def hello(self, request):
         return "hello from a method"
@@ -102,6 +111,11 @@ def test_it_serves_and_says_where(fastbatch_: Start) -> None:
         r" http://127\.0\.0\.1:\d+\n"
     )
     assert re.fullmatch(line, program.errors)
+
+
+def test_function_that_makes_the_application(fastbatch_: Start) -> None:
+    program = fastbatch_("app:make_application()", "--port=0", "--root-path=/shop")
+    assert hello(program) == b"/shop"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -227,7 +241,7 @@ def test_command_line_wins_over_the_environment(fastbatch_: Start) -> None:
         ),
         (
             ["--interface=asgi"],
-            "--interface asgi is not allowed: it must be 'auto' or 'request'",
+            "--interface asgi is not allowed: it must be 'auto', 'request' or 'wsgi'",
         ),
         (
             ["--bind", "8000"],
@@ -249,8 +263,8 @@ def test_command_line_wins_over_the_environment(fastbatch_: Start) -> None:
         ),
         (
             ["--log-level=loud"],
-            "--log-level loud is not allowed: it must be 'debug' or 'info' or 'warning'"
-            " or 'error' or 'critical'",
+            "--log-level loud is not allowed: it must be 'debug', 'info', 'warning',"
+            " 'error' or 'critical'",
         ),
         (["--batchsize=1"], "unrecognized arguments: --batchsize=1"),
         (["--batch"], "unrecognized arguments: --batch"),
@@ -269,7 +283,7 @@ def test_variable_that_is_wrong(fastbatch_: Start) -> None:
         " 256 (requests)"
     )
     assert refused(fastbatch_("app:hello", env={"FASTBATCH_LOG_LEVEL": ""})).startswith(
-        "FASTBATCH_LOG_LEVEL='' is not allowed: it must be 'debug' or"
+        "FASTBATCH_LOG_LEVEL='' is not allowed: it must be 'debug', 'info',"
     )
 
 
@@ -294,6 +308,14 @@ def test_variable_that_is_wrong(fastbatch_: Start) -> None:
         (
             "app:settings",
             "app:settings is no handler: it is of type dict, not callable",
+        ),
+        (
+            "app:settings()",
+            "app:settings is no handler: it is of type dict, not callable",
+        ),
+        (
+            "app:make_nothing()",
+            "app:make_nothing() is no handler: it is of type NoneType, not callable",
         ),
         ("app.x:hello", "there is no module app.x in {cwd} or installed"),
         ("ap:hello", "there is no module ap in {cwd} or installed; did you mean app?"),

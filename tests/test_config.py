@@ -49,7 +49,8 @@ INTEGERS = {
     "max_target": (1, 1024**2),
     "max_headers": (1, 256),
     "max_head": (1, 1024**2),
-    "max_body": (0, 1024**3),
+    "max_body": (0, 1024**4),
+    "max_body_memory": (0, 1024**3),
     "max_connections": (1, 1_000_000),
     "unix_mode": (0, 0o777),
 }
@@ -64,7 +65,7 @@ def test_integers_are_taken_up_to_their_bounds(name: str) -> None:
 @pytest.mark.parametrize("name", INTEGERS)
 def test_integers_beyond_their_bounds_are_refused(name: str) -> None:
     low, high = INTEGERS[name]
-    for value in (low - 1, high + 1, 2**31, -(2**63), 10**30):
+    for value in (low - 1, high + 1, 2**41, -(2**63), 10**30):
         with pytest.raises(
             ValueError, match=f"^{name}={value} is not allowed: it must"
         ):
@@ -91,7 +92,12 @@ def test_the_sentence_names_option_value_and_what_is_allowed() -> None:
         " to 2147483"
     )
     assert message(interface="asgi") == (
-        "interface='asgi' is not allowed: it must be 'auto' or 'request'"
+        "interface='asgi' is not allowed: it must be 'auto', 'request' or 'wsgi'"
+    )
+    assert message(root_path="app/") == (
+        "root_path='app/' is not allowed: it must be a str that begins with '/' and"
+        " does not end with it, with no '//', '?', '#', '%' or control character in it,"
+        " or ''"
     )
 
 
@@ -262,7 +268,8 @@ def test_every_option_is_read_from_the_environment(
     texts = {
         "bind": ("unix:/a, [::1]:80", ("unix:/a", "[::1]:80")),
         "unix_mode": ("640", 0o640),
-        "interface": ("request", "request"),
+        "interface": ("wsgi", "wsgi"),
+        "root_path": ("/app", "/app"),
         "server_header": ("", ""),
     }
     texts |= {name: ("7", 7) for name in INTEGERS if name not in texts}

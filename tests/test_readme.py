@@ -63,7 +63,7 @@ def test_the_table_of_limits_has_the_defaults(name: str, value: str) -> None:
 
 
 def test_the_table_of_limits_has_every_limit() -> None:
-    unlimited = {"bind", "unix_mode", "interface", "server_header"}
+    unlimited = {"bind", "unix_mode", "interface", "root_path", "server_header"}
     assert {name for name, _ in ROWS} | unlimited == set(
         fastbatch.Options.__dataclass_fields__
     )

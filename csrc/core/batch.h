@@ -16,6 +16,7 @@ typedef struct fb_slot {
         *data; /* the message's first byte; set by the owner's side for a dispatch */
     uint32_t turn; /* place among the slots of the same owner in this batch, from 0 */
     bool is_answered; /* a reply was given */
+    int file;         /* holds a body that was spooled, or -1: see fb_batch_push */
     fb_request req;
 } fb_slot;
 
@@ -34,7 +35,9 @@ fb_batch_is_full(const fb_batch *batch)
 }
 
 /* Put a copy of req into the next slot; the batch must not be full. Keeps owner until
- * the batch is reset. Returns the slot, valid until the batch is reset. */
+ * the batch is reset. Returns the slot, valid until the batch is reset. It has no file
+ * yet. The descriptor of one that it is given belongs to it until somebody takes it
+ * over and says so with -1; what is left is closed at the end of the dispatch. */
 fb_slot *fb_batch_push(fb_batch *batch, void *owner, uint32_t turn,
                        const fb_request *req);
 

@@ -320,7 +320,8 @@ static int
 on_chunk_header(llhttp_t *parser)
 {
     fb_http *http = parser->data;
-    if (parser->content_length > http->limits->max_body - http->req.body.len) {
+    uint64_t len = http->req.n_spooled + http->req.body.len;
+    if (parser->content_length > http->limits->max_body - len) {
         reject(http, 413, "the body is too long");
         return HPE_USER;
     }
@@ -332,7 +333,7 @@ on_body(llhttp_t *parser, const char *at, size_t len)
 {
     fb_http *http = parser->data;
     fb_span *body = &http->req.body;
-    if (body->len == 0) {
+    if (body->len == 0 && http->req.n_spooled == 0) {
         body->off = offset_of(http, at);
     }
     char *end = message_of(http) + body->off + body->len;
@@ -522,7 +523,8 @@ check_framing(fb_http *http)
 static void
 drop_framing(fb_http *http, fb_buf *in)
 {
-    if (http->phase == FB_PHASE_BODY && http->is_chunked && http->req.body.len > 0) {
+    bool has_begun = http->req.body.len > 0 || http->req.n_spooled > 0;
+    if (http->phase == FB_PHASE_BODY && http->is_chunked && has_begun) {
         in->len = http->req.start + http->req.body.off + http->req.body.len;
         http->parsed = in->len;
     }
@@ -591,6 +593,18 @@ fb_http_compact(fb_http *http, fb_buf *in)
     fb_buf_consume(in, used);
     http->parsed -= used;
     http->req.start = 0;
+}
+
+void
+fb_http_drop_body(fb_http *http, fb_buf *in)
+{
+    fb_span *body = &http->req.body;
+    assert(http->phase == FB_PHASE_BODY && http->parsed == in->len &&
+           in->len == http->req.start + body->off + body->len);
+    in->len -= body->len;
+    http->parsed = in->len;
+    http->req.n_spooled += body->len;
+    body->len = 0;
 }
 
 size_t

@@ -65,6 +65,10 @@ fb_feed fb_http_feed(fb_http *http, fb_buf *in);
  * more. */
 void fb_http_compact(fb_http *http, fb_buf *in);
 
+/* Between two feeds, after FB_FEED_MORE: the data of the body in hand, which is the end
+ * of in, was put elsewhere. Drop it from in and count it as spooled. */
+void fb_http_drop_body(fb_http *http, fb_buf *in);
+
 /* Returns how many bytes of a body of known length are still to come, or 0. */
 size_t fb_http_body_missing(const fb_http *http);
 

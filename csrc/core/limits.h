@@ -34,9 +34,14 @@
 
 /* ---- request body ---------------------------------------------------------------- */
 
-/* Bytes, held in memory. Then: 413. Spans of 32 bits reach beyond the bound. */
+/* Bytes. Then: 413. */
 #define FB_MAX_BODY (16 * 1024 * 1024)
-#define FB_BODY_BOUND (1024 * 1024 * 1024)
+#define FB_BODY_BOUND (1024LL * 1024 * 1024 * 1024)
+
+/* Bytes of a body held in memory. Then: it goes to a temporary file. Spans of 32 bits
+ * reach beyond the bound. */
+#define FB_MAX_BODY_MEMORY (1024 * 1024)
+#define FB_BODY_MEMORY_BOUND (1024 * 1024 * 1024)
 
 /* Bytes between the data of two chunks, extensions included, or of trailers. No honest
  * client comes near. Then: 400. */
@@ -64,6 +69,12 @@
  * bytes. Then: others have a turn. */
 #define FB_OUTPUT_HIGH_WATER (64 * 1024)
 #define FB_STREAM_ROUND_BYTES 2048
+
+/* Bytes of a file that a connection sends in one turn. Then: others have one. */
+#define FB_SPLICE_BYTES (512 * 1024)
+
+/* Bytes of a file, or of a body to be stored, that pass through memory together. */
+#define FB_FILE_BLOCK (64 * 1024)
 
 /* Bytes: a body from this size on is written from where it is. Measured: below it, a
  * copy costs no more. */
@@ -115,7 +126,8 @@ typedef struct fb_limits {
     size_t max_target;             /* bytes */
     size_t max_headers;            /* fields, 1..FB_HEADERS_BOUND */
     size_t max_head;               /* bytes */
-    size_t max_body;               /* bytes */
+    uint64_t max_body;             /* bytes */
+    size_t max_body_memory;        /* bytes */
     size_t max_connections;        /* connections */
     int backlog;                   /* connections */
     uint64_t keepalive_timeout_ms; /* 0: none, as for all below */

@@ -139,6 +139,28 @@ fb_out_is_streaming(const fb_out *out)
     return has_chunk(out) || is_stream_next(out);
 }
 
+bool
+fb_out_can_splice(const fb_out *out)
+{
+    return !has_chunk(out) && !out->has_failed && is_stream_next(out) &&
+           out->parts[out->part].body.ops->splice != NULL;
+}
+
+fb_splice
+fb_out_splice(fb_out *out, int fd, size_t most, size_t *n_sent)
+{
+    assert(fb_out_can_splice(out));
+    const fb_body *body = &out->parts[out->part].body;
+    fb_splice spliced = body->ops->splice(body->owner, fd, most, n_sent);
+    if (spliced == FB_SPLICE_END) {
+        finish_part(out);
+    }
+    if (spliced == FB_SPLICE_FAIL) {
+        out->has_failed = true;
+    }
+    return spliced;
+}
+
 /* List data from one offset to another; nothing when they are the same. */
 static size_t
 add_run(fb_run *runs, size_t n, const char *data, size_t from, size_t to)

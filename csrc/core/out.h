@@ -18,6 +18,13 @@ typedef enum fb_pull {
     FB_PULL_FAIL, /* it broke off: the connection must end without a proper close */
 } fb_pull;
 
+typedef enum fb_splice {
+    FB_SPLICE_SENT, /* some, or nothing: there is more */
+    FB_SPLICE_FULL, /* nothing: the socket takes no more now */
+    FB_SPLICE_END,  /* the rest of the body */
+    FB_SPLICE_FAIL, /* it broke off, or the peer has left */
+} fb_splice;
+
 /* How core and io see a body of somebody else's. */
 typedef struct fb_body_ops {
     /* Append what comes next, framing included; nothing, if it is not there yet. It is
@@ -25,6 +32,9 @@ typedef struct fb_body_ops {
     fb_pull (*pull)(void *owner, fb_buf *into);
     /* The last call: nothing of the body is used any more. */
     void (*release)(void *owner);
+    /* Send what comes next straight to a socket, at most most bytes, and say in *n_sent
+     * how many. NULL: this body can only be pulled. Streams alone. */
+    fb_splice (*splice)(void *owner, int fd, size_t most, size_t *n_sent);
 } fb_body_ops;
 
 typedef struct fb_body {
@@ -74,6 +84,12 @@ size_t fb_out_gather(fb_out *out, fb_run *runs, size_t most);
 
 /* Returns whether the next gather would be of a stream, which may be pulled for it. */
 bool fb_out_is_streaming(const fb_out *out);
+
+/* Returns whether what is next is a stream that can be spliced. */
+bool fb_out_can_splice(const fb_out *out);
+
+/* Splice the stream that is next, and move on if that was its end. */
+fb_splice fb_out_splice(fb_out *out, int fd, size_t most, size_t *n_sent);
 
 /* n bytes of what was gathered were sent: move on, releasing the parts that are done.
  * */

@@ -81,15 +81,19 @@ put_field(char *at, const fb_field *field)
 /* ---- heads ----------------------------------------------------------------------- */
 
 static char *
-put_status_line(char *at, int status)
+put_status_line(char *at, const fb_head *head)
 {
-    if (status == 200) {
+    if (head->status == 200 && head->reason == NULL) {
         return put(at, "HTTP/1.1 200 OK\r\n", 17);
     }
     at = put(at, "HTTP/1.1 ", 9);
-    at = put_number(at, (uint64_t)status);
+    at = put_number(at, (uint64_t)head->status);
     at = put(at, " ", 1); /* RFC 9112 4: it stays even when no reason follows */
-    at = put_text(at, fb_status_reason(status));
+    if (head->reason != NULL) {
+        at = put(at, head->reason, head->reason_len);
+    } else {
+        at = put_text(at, fb_status_reason(head->status));
+    }
     return put(at, "\r\n", 2);
 }
 
@@ -119,7 +123,7 @@ put_connection(char *at, const fb_head *head)
 static size_t
 head_room(const fb_stamp *stamp, const fb_head *head)
 {
-    size_t room = HEAD_ROOM + stamp->server_len;
+    size_t room = HEAD_ROOM + stamp->server_len + head->reason_len;
     if (head->content_type != NULL) {
         room += strlen(head->content_type);
     }
@@ -135,7 +139,7 @@ fb_reply_head(fb_buf *out, const fb_stamp *stamp, const fb_head *head)
     if (!fb_buf_reserve(out, head_room(stamp, head))) {
         return false;
     }
-    char *at = put_status_line(out->data + out->len, head->status);
+    char *at = put_status_line(out->data + out->len, head);
     if (stamp->server_len > 0 && !head->has_server) {
         at = put(at, "Server: ", 8);
         at = put(at, stamp->server, stamp->server_len);
@@ -229,9 +233,31 @@ fb_field_name_is_valid(const char *bytes, size_t len)
     return len > 0;
 }
 
+/* Returns whether one of eight bytes is a control byte, tab included; by the arithmetic
+ * of their carries, as there are many fields. */
+static bool
+has_control(uint64_t eight)
+{
+    const uint64_t ones = 0x0101010101010101;
+    const uint64_t tops = ones << 7;
+    uint64_t is_del = eight ^ ones * 0x7f;
+    uint64_t below_space = (eight - ones * ' ') & ~eight;
+    uint64_t del = (is_del - ones) & ~is_del;
+    return ((below_space | del) & tops) != 0;
+}
+
 bool
 fb_field_value_is_valid(const char *bytes, size_t len)
 {
+    uint64_t eight;
+    while (len >= sizeof(eight)) {
+        memcpy(&eight, bytes, sizeof(eight));
+        if (has_control(eight)) {
+            break; /* it may be a tab */
+        }
+        bytes += sizeof(eight);
+        len -= sizeof(eight);
+    }
     for (size_t i = 0; i < len; i++) {
         unsigned char c = (unsigned char)bytes[i];
         if ((c < ' ' && c != '\t') || c == 0x7f) {

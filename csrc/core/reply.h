@@ -33,7 +33,9 @@ typedef enum fb_framing {
 } fb_framing;
 
 typedef struct fb_head {
-    int status;               /* FB_STATUS_MIN to FB_STATUS_MAX */
+    int status;         /* FB_STATUS_MIN to FB_STATUS_MAX */
+    const char *reason; /* NULL: the one of the table */
+    size_t reason_len;
     const char *content_type; /* NULL: the fields have it, or there is no body */
     const fb_field *fields;   /* the handler's */
     size_t n_fields;

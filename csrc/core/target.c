@@ -161,3 +161,35 @@ fb_target_parse(const char *message, fb_request *req, bool is_options,
     }
     return parse_absolute(message, req, authority);
 }
+
+/* ---- percent-encoding ------------------------------------------------------------ */
+
+/* Returns the value of a hexadecimal digit, or -1. */
+static int
+hex_digit(char c)
+{
+    if (c >= '0' && c <= '9') {
+        return c - '0';
+    }
+    c = (char)(c | 0x20);
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+size_t
+fb_percent_decode(char *to, const char *from, size_t len)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (from[i] == '%' && i + 2 < len) {
+            int high = hex_digit(from[i + 1]);
+            int low = hex_digit(from[i + 2]);
+            if (high >= 0 && low >= 0) {
+                to[n++] = (char)(high * 16 + low);
+                i += 2;
+                continue;
+            }
+        }
+        to[n++] = from[i];
+    }
+    return n;
+}

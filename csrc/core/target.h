@@ -20,6 +20,10 @@ typedef enum fb_target_form {
 fb_target_form fb_target_parse(const char *message, fb_request *req, bool is_options,
                                fb_span *authority);
 
+/* Decode percent-escapes, RFC 3986 2.1; what is no escape stays as it is. Returns how
+ * many bytes were written to to, which has room for len. */
+size_t fb_percent_decode(char *to, const char *from, size_t len);
+
 /* Returns whether the bytes are a Host value: uri-host [":" port], RFC 9110 7.2, or
  * empty. Borrows bytes. */
 bool fb_host_is_valid(const char *bytes, size_t len);

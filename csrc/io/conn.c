@@ -11,6 +11,7 @@
 
 #include "core/reply.h"
 #include "io/server.h"
+#include "io/spool.h"
 
 #include <assert.h>
 #include <unistd.h>
@@ -232,12 +233,73 @@ start_draining(fb_conn *conn)
     }
 }
 
+/* Returns whether the body in hand is not to be held in memory. One of known length is
+ * told before it is there. */
+static bool
+is_to_be_spooled(const fb_conn *conn)
+{
+    const fb_http *http = &conn->exchange->http;
+    size_t len = http->req.body.len + fb_http_body_missing(http);
+    return http->req.n_spooled > 0 || len > conn->server->limits.max_body_memory;
+}
+
+/* Append what is in hand of the body to its file. Returns false when that fails. */
+static bool
+spool_body(fb_conn *conn)
+{
+    fb_exchange *exchange = conn->exchange;
+    const fb_request *req = &exchange->http.req;
+    if (exchange->file < 0) {
+        int fd = fb_spool_open(conn->server->temp_dir);
+        if (fd < 0) {
+            return false;
+        }
+        exchange->file = fd;
+    }
+    const char *bytes = exchange->in.data + req->start + req->body.off;
+    return fb_spool_append(exchange->file, bytes, req->body.len) == 0;
+}
+
+/* More of a body may come. Returns false when what is in hand cannot be stored. */
+static bool
+keep_body(fb_conn *conn)
+{
+    fb_http *http = &conn->exchange->http;
+    if (http->phase != FB_PHASE_BODY || http->req.body.len < FB_FILE_BLOCK ||
+        !is_to_be_spooled(conn)) {
+        return true;
+    }
+    if (!spool_body(conn)) {
+        return false;
+    }
+    fb_http_drop_body(http, &conn->exchange->in);
+    return true;
+}
+
+/* A body is complete. As keep_body. */
+static bool
+finish_body(fb_conn *conn)
+{
+    fb_request *req = &conn->exchange->http.req;
+    if (!is_to_be_spooled(conn)) {
+        return true;
+    }
+    if (!spool_body(conn)) {
+        return false;
+    }
+    req->n_spooled += req->body.len;
+    req->body = (fb_span){0, 0};
+    return true;
+}
+
 static void
 take_request(fb_conn *conn)
 {
     fb_server *server = conn->server;
     const fb_request *req = &conn->exchange->http.req;
-    fb_batch_push(&server->batch, conn, conn->n_slots, req);
+    fb_slot *slot = fb_batch_push(&server->batch, conn, conn->n_slots, req);
+    slot->file = conn->exchange->file;
+    conn->exchange->file = -1;
     conn->n_slots++;
     fb_server_touch(server, conn);
     if (conn->wait != FB_WAIT_REQUEST) {
@@ -269,12 +331,20 @@ parse_one(fb_conn *conn)
     fb_http *http = &conn->exchange->http;
     switch (fb_http_feed(http, &conn->exchange->in)) {
     case FB_FEED_REQUEST:
+        if (!finish_body(conn)) {
+            reject(conn, 507);
+            return false;
+        }
         take_request(conn);
         return true;
     case FB_FEED_REJECT:
         reject(conn, http->status);
         return false;
     case FB_FEED_MORE:
+        if (!keep_body(conn)) {
+            reject(conn, 507);
+            return false;
+        }
         if (http->wants_continue) {
             fb_server_touch(conn->server, conn);
         }
@@ -393,8 +463,9 @@ try_write(fb_conn *conn, const uv_buf_t *bufs, size_t n, int *error)
 
 /* How much of one flush the streams may take, so that they hold up nobody else. */
 typedef struct stream_turn {
-    size_t left;    /* bytes */
-    uint64_t began; /* nanoseconds: the first round of a stream, or 0 */
+    size_t left;        /* bytes */
+    size_t splice_left; /* bytes of files */
+    uint64_t began;     /* nanoseconds: the first round of a stream, or 0 */
 } stream_turn;
 
 /* Draw a round of n bytes from turn. Returns false when it is over. */
@@ -413,12 +484,31 @@ draw_round(stream_turn *turn, size_t n)
     return true;
 }
 
+/* Splice the file that is next. Returns whether all of it went; if not, an ordinary
+ * round is to wait for the socket, or for the next turn. */
+static bool
+splice_round(fb_conn *conn, stream_turn *turn)
+{
+    fb_splice spliced = FB_SPLICE_SENT;
+    int fd = fb_conn_fd(conn);
+    while (spliced == FB_SPLICE_SENT && turn->splice_left > 0) {
+        size_t n;
+        spliced = fb_out_splice(&conn->exchange->sending, fd, turn->splice_left, &n);
+        fb_count_add(&conn->server->stats.n_bytes_sent, n);
+        turn->splice_left -= n;
+    }
+    return spliced == FB_SPLICE_END;
+}
+
 /* Try to send one round. Returns whether to try another at once. When the turn of the
  * streams is over, the next round waits for the next iteration. */
 static bool
 write_round(fb_conn *conn, stream_turn *turn)
 {
     fb_out *out = &conn->exchange->sending;
+    if (fb_out_can_splice(out) && splice_round(conn, turn)) {
+        return !fb_out_is_empty(out);
+    }
     bool is_streaming = fb_out_is_streaming(out);
     uv_buf_t bufs[WRITE_RUNS];
     size_t n = gather(out, bufs);
@@ -468,7 +558,10 @@ void
 fb_conn_flush(fb_conn *conn)
 {
     fb_exchange *exchange = conn->exchange;
-    stream_turn turn = {.left = FB_OUTPUT_HIGH_WATER};
+    stream_turn turn = {
+        .left = FB_OUTPUT_HIGH_WATER,
+        .splice_left = FB_SPLICE_BYTES,
+    };
     while (conn->state != FB_CONN_CLOSING && exchange != NULL && !conn->is_writing &&
            has_to_send(exchange)) {
         while (write_round(conn, &turn)) {
@@ -476,21 +569,53 @@ fb_conn_flush(fb_conn *conn)
     }
 }
 
-void
+fb_early
 fb_conn_flush_early(fb_conn *conn)
 {
     fb_exchange *exchange = conn->exchange;
-    if (conn->state == FB_CONN_CLOSING || exchange == NULL || conn->is_writing) {
-        return;
+    if (conn->state == FB_CONN_CLOSING || exchange == NULL) {
+        return FB_EARLY_FAILED;
     }
-    int error;
     uv_buf_t bufs[WRITE_RUNS];
-    while (has_to_send(exchange) && !fb_out_is_streaming(&exchange->sending)) {
+    while (!conn->is_writing && has_to_send(exchange)) {
+        if (fb_out_is_streaming(&exchange->sending)) {
+            return FB_EARLY_SENT;
+        }
+        int error = 0; /* it shows again when the connection is settled */
         size_t n = gather(&exchange->sending, bufs);
         if (n == 0 || !try_write(conn, bufs, n, &error)) {
-            return; /* an error shows again when the connection is settled */
+            return n == 0 || error != 0 ? FB_EARLY_FAILED : FB_EARLY_FULL;
         }
     }
+    return FB_EARLY_SENT;
+}
+
+size_t
+fb_conn_unsent(const fb_conn *conn)
+{
+    const fb_exchange *exchange = conn->exchange;
+    if (exchange == NULL) {
+        return 0;
+    }
+    const fb_out *sending = &exchange->sending;
+    return sending->bytes.len - sending->n_sent + exchange->filling.bytes.len;
+}
+
+bool
+fb_conn_has_sent_all(const fb_conn *conn)
+{
+    const fb_exchange *exchange = conn->exchange;
+    return exchange == NULL ||
+           (!conn->is_writing && fb_out_is_empty(&exchange->sending) &&
+            fb_out_is_empty(&exchange->filling));
+}
+
+int
+fb_conn_fd(const fb_conn *conn)
+{
+    uv_os_fd_t fd;
+    bool has_fd = conn->state != FB_CONN_CLOSING;
+    return has_fd && uv_fileno(&conn->uv.handle, &fd) == 0 ? fd : -1;
 }
 
 /* ---- after the replies ----------------------------------------------------------- */
@@ -764,14 +889,21 @@ open_pipe(fb_conn *conn, int fd)
 }
 
 void
-fb_conn_open(fb_server *server, int fd, bool is_tcp)
+fb_conn_open(const fb_listener *listener, int fd, const struct sockaddr *peer)
 {
+    fb_server *server = listener->server;
     fb_conn *conn = fb_server_new_conn(server);
     if (conn == NULL) {
         close(fd);
         return;
     }
-    int error = is_tcp ? open_tcp(conn, fd) : open_pipe(conn, fd);
+    conn->listener = listener;
+    if (peer->sa_family == AF_INET) {
+        memcpy(&conn->peer, peer, sizeof(struct sockaddr_in));
+    } else if (peer->sa_family == AF_INET6) {
+        memcpy(&conn->peer, peer, sizeof(struct sockaddr_in6));
+    }
+    int error = listener->is_tcp ? open_tcp(conn, fd) : open_pipe(conn, fd);
     conn->uv.handle.data = conn;
     start_wait(conn, FB_WAIT_REQUEST);
     if (error != 0) {
@@ -783,10 +915,14 @@ fb_conn_open(fb_server *server, int fd, bool is_tcp)
     start_reading(conn);
 }
 
-bool
-fb_conn_peer(const fb_conn *conn, struct sockaddr_storage *addr)
+const struct sockaddr_in6 *
+fb_conn_peer(const fb_conn *conn)
 {
-    int len = sizeof(*addr);
-    return conn->uv.handle.type == UV_TCP && conn->state != FB_CONN_CLOSING &&
-           uv_tcp_getpeername(&conn->uv.tcp, (struct sockaddr *)addr, &len) == 0;
+    return conn->peer.sin6_family != AF_UNSPEC ? &conn->peer : NULL;
+}
+
+size_t
+fb_conn_listener(const fb_conn *conn)
+{
+    return (size_t)(conn->listener - conn->server->listeners);
 }

@@ -17,6 +17,7 @@
 #include <uv.h>
 
 typedef struct fb_server fb_server;
+typedef struct fb_listener fb_listener;
 
 /*
  * OPEN       reads and parses.
@@ -59,6 +60,7 @@ typedef struct fb_conn {
     } uv;
     fb_time_node wait_node;       /* in server->waits[wait] */
     fb_server *server;            /* kept */
+    const fb_listener *listener;  /* kept: it was accepted there */
     fb_exchange *exchange;        /* NULL while idle */
     struct fb_conn *next_touched; /* in server->touched */
     struct fb_conn *next_ready;   /* in server->ready */
@@ -79,13 +81,14 @@ typedef struct fb_conn {
     bool is_last_answered; /* a reply said close: further ones are dropped */
     size_t n_queued;       /* bytes of the write in flight */
     size_t n_left;         /* of those, not yet taken by the kernel at the last look */
+    struct sockaddr_in6 peer; /* or a sockaddr_in, or of no family (unix) */
     uv_write_t write;
     uv_shutdown_t shutdown;
 } fb_conn;
 
-/* Serve a connection that was accepted. Takes fd, a stream socket that does not block;
- * when there is no memory, it is closed. */
-void fb_conn_open(fb_server *server, int fd, bool is_tcp);
+/* Serve a connection that was accepted at listener. Takes fd, a stream socket that does
+ * not block; when there is no memory, it is closed. Borrows peer, its address. */
+void fb_conn_open(const fb_listener *listener, int fd, const struct sockaddr *peer);
 
 /* Parse what the connection has received, filling slots of the batch. */
 void fb_conn_parse(fb_conn *conn);
@@ -93,9 +96,28 @@ void fb_conn_parse(fb_conn *conn);
 /* Send what was answered so far. */
 void fb_conn_flush(fb_conn *conn);
 
-/* As fb_conn_flush, by another thread in the midst of a dispatch: send what the socket
- * takes at once and change nothing else. Streams begin when the dispatch is over. */
-void fb_conn_flush_early(fb_conn *conn);
+/* What became of an early flush. */
+typedef enum fb_early {
+    FB_EARLY_SENT,   /* all that may be sent now; streams may not, nor behind a write */
+    FB_EARLY_FULL,   /* some, and the socket takes no more now */
+    FB_EARLY_FAILED, /* the peer has left, or a stream broke off */
+} fb_early;
+
+/* As fb_conn_flush, in the midst of a dispatch, under the flusher's lock: send what the
+ * socket takes at once and change nothing else. Streams begin when it is over.
+ */
+fb_early fb_conn_flush_early(fb_conn *conn);
+
+/* Returns how many bytes of finished replies wait to be sent, bodies of others' left
+ * out. As fb_conn_flush_early. */
+size_t fb_conn_unsent(const fb_conn *conn);
+
+/* Returns whether nothing waits to be sent, streams included. As fb_conn_flush_early.
+ */
+bool fb_conn_has_sent_all(const fb_conn *conn);
+
+/* Returns the socket, or -1 when it is closed. */
+int fb_conn_fd(const fb_conn *conn);
 
 /* All slots of the connection are answered: flush and go on. */
 void fb_conn_settle(fb_conn *conn);
@@ -124,7 +146,11 @@ bool fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot);
  * the slots that were pipelined behind it are answered, too: with nothing. */
 void fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive);
 
-/* Returns the peer's address in *addr and true, or false when it has none (unix). */
-bool fb_conn_peer(const fb_conn *conn, struct sockaddr_storage *addr);
+/* Returns the peer's address, a sockaddr_in if its family says so; or NULL when it has
+ * none (unix). */
+const struct sockaddr_in6 *fb_conn_peer(const fb_conn *conn);
+
+/* Returns the place of the listener that accepted it in fb_server_setup.fds. */
+size_t fb_conn_listener(const fb_conn *conn);
 
 #endif

@@ -4,6 +4,8 @@
  */
 #include "io/exchange.h"
 
+#include <unistd.h>
+
 void
 fb_exchange_pool_init(fb_exchange_pool *pool, const fb_limits *limits, fb_heap *heap)
 {
@@ -37,6 +39,7 @@ new_exchange(fb_exchange_pool *pool)
     if (exchange == NULL) {
         return NULL;
     }
+    exchange->file = -1;
     fb_buf_init(&exchange->in, pool->heap);
     fb_out_init(&exchange->filling, pool->heap);
     fb_out_init(&exchange->sending, pool->heap);
@@ -76,6 +79,10 @@ fb_exchange_give(fb_exchange_pool *pool, fb_exchange *exchange)
     clear_out(&exchange->filling);
     clear_out(&exchange->sending);
     fb_buf_reset(&exchange->in, FB_KEEP_BYTES);
+    if (exchange->file >= 0) {
+        close(exchange->file);
+        exchange->file = -1;
+    }
     if (pool->n_items >= FB_POOL_ITEMS) {
         free_exchange(pool, exchange);
         return;

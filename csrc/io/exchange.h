@@ -12,10 +12,11 @@
 #include "core/out.h"
 
 typedef struct fb_exchange {
-    fb_http http;             /* parses in */
-    fb_buf in;                /* bytes received; slots point into it while in a batch */
-    fb_out filling;           /* takes replies */
-    fb_out sending;           /* never grows or moves while a write is in flight */
+    fb_http http;   /* parses in */
+    fb_buf in;      /* bytes received; slots point into it while in a batch */
+    fb_out filling; /* takes replies */
+    fb_out sending; /* never grows or moves while a write is in flight */
+    int file;       /* of the body being received, when it is spooled; or -1 */
     struct fb_exchange *next; /* in the pool */
 } fb_exchange;
 

@@ -122,7 +122,17 @@ fb_flusher_begin(fb_flusher *flusher, size_t n_slots)
     flusher->is_dispatching = true;
     flusher->n_begun++;
     uv_mutex_unlock(&flusher->lock);
+    flusher->is_armed = false;
     if (n_slots > 1) {
+        fb_flusher_arm(flusher);
+    }
+}
+
+void
+fb_flusher_arm(fb_flusher *flusher)
+{
+    if (!flusher->is_armed) {
+        flusher->is_armed = true;
         set_timer(flusher, FB_EARLY_FLUSH_NS);
     }
 }

@@ -27,6 +27,7 @@ typedef struct fb_flusher {
     bool is_open;        /* lock and timer_fd are to be closed */
     bool is_running;     /* thread is to be joined */
     bool is_dispatching; /* under lock: there may be something to send */
+    bool is_armed;       /* the timer is set for this dispatch; of its thread */
     uint64_t n_begun;    /* under lock: dispatches */
     bool is_ending;      /* under lock: the thread is to return */
 } fb_flusher;
@@ -43,6 +44,10 @@ void fb_flusher_stop(fb_flusher *flusher);
 /* A dispatch of n_slots begins, and ends. */
 void fb_flusher_begin(fb_flusher *flusher, size_t n_slots);
 void fb_flusher_end(fb_flusher *flusher);
+
+/* What is answered is to leave although the dispatch goes on: have the timer set also
+ * for a dispatch of one slot, which else has nobody to hold up. */
+void fb_flusher_arm(fb_flusher *flusher);
 
 /* Around every change of a connection during a dispatch. */
 void fb_flusher_lock(fb_flusher *flusher);

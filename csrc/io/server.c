@@ -40,6 +40,18 @@ settle_touched(fb_server *server)
     }
 }
 
+/* Empty the batch; bodies that nobody took over are gone. */
+static void
+reset_batch(fb_batch *batch)
+{
+    for (size_t i = 0; i < batch->n_slots; i++) {
+        if (batch->slots[i].file >= 0) {
+            close(batch->slots[i].file);
+        }
+    }
+    fb_batch_reset(batch);
+}
+
 static void
 answer_unanswered(fb_server *server)
 {
@@ -93,7 +105,7 @@ fb_server_dispatch(fb_server *server)
         fb_server_stop(server, FB_STOP_GRACEFUL);
     }
     answer_unanswered(server);
-    fb_batch_reset(batch);
+    reset_batch(batch);
     uv_update_time(&server->loop);
     settle_touched(server);
 }
@@ -186,7 +198,7 @@ close_idle_conns(fb_server *server)
 static void
 close_conns(fb_server *server)
 {
-    fb_batch_reset(&server->batch);
+    reset_batch(&server->batch);
     server->touched = NULL;
     server->ready = NULL;
     for (fb_conn *conn = server->conns; conn != NULL; conn = conn->next) {
@@ -562,6 +574,11 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     fb_batch_init(&server->batch, server->limits.batch_size);
     fb_exchange_pool_init(&server->exchanges, &server->limits, &server->heap);
     init_waits(server);
+    server->temp_dir = fb_heap_take(&server->heap, strlen(setup->temp_dir) + 1);
+    if (server->temp_dir == NULL) {
+        return UV_ENOMEM;
+    }
+    memcpy(server->temp_dir, setup->temp_dir, strlen(setup->temp_dir) + 1);
     int error = uv_loop_init(&server->loop);
     if (error != 0) {
         return error;
@@ -644,6 +661,8 @@ fb_server_close(fb_server *server)
         fb_heap_give(&server->heap, conn);
     }
     fb_exchange_pool_fini(&server->exchanges);
+    fb_heap_give(&server->heap, server->temp_dir);
+    server->temp_dir = NULL;
     fb_heap_give(&server->heap, server->listeners);
     server->listeners = NULL;
     assert(server->heap.n_held == 0);

@@ -73,6 +73,7 @@ struct fb_server {
     fb_heap heap;
     fb_stamp stamp;
     char server_value[FB_SERVER_VALUE_BYTES];
+    char *temp_dir; /* where bodies are spooled */
     fb_flusher flusher;
     fb_batch batch; /* collecting, or being dispatched */
     fb_exchange_pool exchanges;
@@ -99,6 +100,7 @@ typedef struct fb_server_setup {
     const int *fds;          /* borrowed: bound stream sockets */
     size_t n_fds;
     const char *server_value; /* borrowed: of the Server field; "" for none */
+    const char *temp_dir;     /* borrowed: a directory, for bodies that are spooled */
     int wakeup_fd;            /* kept until the server is closed, or -1 */
     const fb_server_ops *ops; /* kept */
     void *owner;              /* kept */

@@ -4,7 +4,7 @@
  */
 #include "python/batch.h"
 
-#include "python/reply.h"
+#include "python/answer.h"
 
 py_batch *
 py_batch_new(const py_state *state)
@@ -134,7 +134,7 @@ batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
     }
     py_batch *batch = (py_batch *)self;
     fb_slot *slot = find_slot(batch, args[0]);
-    if (slot == NULL || py_reply_answer(batch->server, slot, args[1]) < 0) {
+    if (slot == NULL || py_answer(batch->server, slot, args[1]) < 0) {
         return NULL;
     }
     const fb_conn *conn = slot->owner;

@@ -7,10 +7,7 @@
  */
 #include "python/body.h"
 
-static void on_release(void *owner);
-static fb_pull on_pull(void *owner, fb_buf *into);
-
-static const fb_body_ops ops = {.pull = on_pull, .release = on_release};
+#include <unistd.h>
 
 static void
 on_release(void *owner)
@@ -23,73 +20,142 @@ on_release(void *owner)
 /* ---- pulling --------------------------------------------------------------------- */
 
 static bool
-put_framed(py_body *body, fb_buf *into, const char *bytes, size_t len)
+put_framed(const py_stream *stream, fb_buf *into, const char *bytes, size_t len)
 {
-    if (body->framing == FB_FRAMING_CHUNKED) {
+    if (stream->framing == FB_FRAMING_CHUNKED) {
         return fb_reply_chunk(into, bytes, len);
     }
     return fb_buf_append(into, bytes, len);
+}
+
+/* Returns whether as much was given as Content-Length says. */
+static bool
+is_complete(const py_stream *stream)
+{
+    return stream->is_wsgi && !stream->is_unsent &&
+           stream->framing == FB_FRAMING_LENGTH && stream->missing == 0;
+}
+
+/* More came than Content-Length says. Returns 0 when it is to be cut, or -1 with an
+ * exception set. */
+static int
+judge_excess(const py_body *body)
+{
+    const py_state *state = body->server->state;
+    PyErr_SetString(state->reply_error,
+                    "a streamed body is longer than its Content-Length");
+    if (!body->stream.is_wsgi) {
+        return -1;
+    }
+    py_server_log(body->server, "what is too much was not sent");
+    return 0;
 }
 
 /* Returns 0, or -1 with an exception set. */
 static int
 put_bytes(py_body *body, fb_buf *into, const Py_buffer *view)
 {
+    py_stream *stream = &body->stream;
     size_t len = (size_t)view->len;
-    if (body->framing == FB_FRAMING_LENGTH) {
-        if (len > body->missing) {
-            PyErr_SetString(body->server->state->reply_error,
-                            "a streamed body is longer than its Content-Length");
-            return -1;
+    if (stream->framing == FB_FRAMING_LENGTH) {
+        if (len > stream->missing) {
+            if (judge_excess(body) < 0) {
+                return -1;
+            }
+            len = (size_t)stream->missing;
         }
-        body->missing -= len;
+        stream->missing -= len;
     }
-    if (!put_framed(body, into, view->buf, len)) {
+    if (!put_framed(stream, into, view->buf, len)) {
         PyErr_NoMemory();
         return -1;
     }
     return 0;
 }
 
+/* The head that start_response was given, before a body of len bytes. */
 static int
+put_head(py_body *body, fb_buf *into, uint64_t len)
+{
+    py_stream *stream = &body->stream;
+    const py_server *server = body->server;
+    fb_head made;
+    if (py_start_seal(stream->start) < 0 ||
+        py_head_make(server->state, &stream->start->head, &stream->asked, len, &made) <
+            0) {
+        return -1;
+    }
+    if (!fb_reply_head(into, &server->server->stamp, &made)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    stream->is_unsent = false;
+    stream->framing = made.framing;
+    stream->missing = made.length;
+    return 0;
+}
+
+/* Returns FB_PULL_FAIL with an exception set. */
+static fb_pull
+put_view(py_body *body, fb_buf *into, const Py_buffer *view)
+{
+    py_stream *stream = &body->stream;
+    if (stream->is_unsent && view->len > 0) {
+        if (put_head(body, into, PY_LENGTH_UNKNOWN) < 0) {
+            return FB_PULL_FAIL;
+        }
+        if (!py_head_sends_body(&stream->start->head, &stream->asked)) {
+            return FB_PULL_END;
+        }
+    }
+    return put_bytes(body, into, view) < 0 ? FB_PULL_FAIL : FB_PULL_MORE;
+}
+
+static fb_pull
 put_item(py_body *body, fb_buf *into, PyObject *item)
 {
     Py_buffer view;
     if (PyObject_GetBuffer(item, &view, PyBUF_SIMPLE) < 0) {
         if (!PyErr_ExceptionMatches(PyExc_BufferError) &&
             !PyErr_ExceptionMatches(PyExc_TypeError)) {
-            return -1; /* raised by its own __buffer__ */
+            return FB_PULL_FAIL; /* raised by its own __buffer__ */
         }
         PyErr_Clear();
         py_raise_reply_error(body->server->state,
                              "a streamed body gave %U, which is not bytes-like", item);
-        return -1;
+        return FB_PULL_FAIL;
     }
-    int result = put_bytes(body, into, &view);
+    fb_pull pulled = put_view(body, into, &view);
     PyBuffer_Release(&view);
-    return result;
+    return pulled;
 }
 
 /* Returns the next item, or NULL: with an exception set, or at the end. */
 static PyObject *
-next_item(py_body *body)
+next_item(py_stream *stream)
 {
-    PyObject *item = body->first;
+    PyObject *item = stream->first;
     if (item != NULL) {
-        body->first = NULL;
+        stream->first = NULL;
         return item;
     }
-    return PyIter_Next(body->iterator);
+    return PyIter_Next(stream->iterator);
 }
 
 static fb_pull
 end_stream(py_body *body, fb_buf *into)
 {
-    if (body->framing == FB_FRAMING_CHUNKED && !fb_reply_last_chunk(into)) {
+    py_stream *stream = &body->stream;
+    if (stream->is_unsent) {
+        /* Of HEAD nothing is known: a GET may have had a body. */
+        uint64_t len = stream->asked.is_head ? PY_LENGTH_UNKNOWN : 0;
+        return put_head(body, into, len) < 0 ? FB_PULL_FAIL : FB_PULL_END;
+    }
+    if (stream->framing == FB_FRAMING_CHUNKED && !fb_reply_last_chunk(into)) {
         PyErr_NoMemory();
         return FB_PULL_FAIL;
     }
-    if (body->framing == FB_FRAMING_LENGTH && body->missing > 0) {
+    if (stream->framing == FB_FRAMING_LENGTH && stream->missing > 0) {
         PyErr_SetString(body->server->state->reply_error,
                         "a streamed body is shorter than its Content-Length");
         return FB_PULL_FAIL;
@@ -103,18 +169,28 @@ static fb_pull
 pull_item(py_body *body, fb_buf *into)
 {
     uint64_t began = uv_hrtime();
-    while (into->len == 0 && uv_hrtime() - began < FB_EARLY_FLUSH_NS) {
-        PyObject *item = next_item(body);
+    fb_pull pulled = FB_PULL_MORE;
+    while (pulled == FB_PULL_MORE && into->len == 0 &&
+           uv_hrtime() - began < FB_EARLY_FLUSH_NS) {
+        PyObject *item = next_item(&body->stream);
         if (item == NULL) {
             return PyErr_Occurred() ? FB_PULL_FAIL : end_stream(body, into);
         }
-        int error = put_item(body, into, item);
+        pulled = put_item(body, into, item);
         Py_DECREF(item);
-        if (error < 0) {
-            return FB_PULL_FAIL;
-        }
     }
-    return FB_PULL_MORE;
+    return pulled == FB_PULL_MORE && is_complete(&body->stream) ? FB_PULL_END : pulled;
+}
+
+/* Nothing was sent yet, so that the client can be told that it failed. */
+static fb_pull
+put_failure(const py_body *body, fb_buf *into)
+{
+    const py_asked *asked = &body->stream.asked;
+    into->len = 0;
+    bool ok = fb_reply_plain(into, &body->server->server->stamp, 500, asked->is_head,
+                             asked->is_http10, asked->keep_alive);
+    return ok ? FB_PULL_END : FB_PULL_FAIL;
 }
 
 static fb_pull
@@ -123,19 +199,72 @@ on_pull(void *owner, fb_buf *into)
     py_body *body = owner;
     py_server *server = body->server;
     py_server_attach(server);
-    fb_pull pulled = pull_item(body, into);
+    fb_pull pulled = FB_PULL_FAIL;
+    if (PyContext_Enter(body->stream.context) == 0) {
+        pulled = pull_item(body, into);
+        py_leave_context(server->state, body->stream.context);
+    }
     if (pulled == FB_PULL_FAIL) {
-        if (py_server_keep_raised(server)) {
+        if (!py_server_keep_raised(server)) {
+            py_server_log(server, "a streamed reply broke off");
+        }
+        if (server->raised != NULL) {
             fb_server_stop(server->server, FB_STOP_GRACEFUL);
-        } else {
-            py_log_exception(server->state, "a streamed reply broke off");
+        }
+        if (body->stream.is_unsent) {
+            pulled = put_failure(body, into);
         }
     }
     py_server_detach(server);
     return pulled;
 }
 
+/* ---- files: without Python, but for the log -------------------------------------- */
+
+static void
+judge_failure(py_body *body)
+{
+    if (!body->file.is_short) {
+        return; /* the client has left: nobody's fault */
+    }
+    py_server_attach(body->server);
+    PyErr_SetString(body->server->state->reply_error,
+                    "a file got shorter while it was sent");
+    py_server_log(body->server, "a streamed reply broke off");
+    py_server_detach(body->server);
+}
+
+static fb_pull
+on_pull_file(void *owner, fb_buf *into)
+{
+    py_body *body = owner;
+    fb_pull pulled = fb_file_pull(&body->file, into);
+    if (pulled == FB_PULL_FAIL) {
+        judge_failure(body);
+    }
+    return pulled;
+}
+
+static fb_splice
+on_splice_file(void *owner, int fd, size_t most, size_t *n_sent)
+{
+    py_body *body = owner;
+    fb_splice spliced = fb_file_splice(&body->file, fd, most, n_sent);
+    if (spliced == FB_SPLICE_FAIL) {
+        judge_failure(body);
+    }
+    return spliced;
+}
+
 /* ---- making and dropping --------------------------------------------------------- */
+
+static const fb_body_ops stream_ops = {.pull = on_pull, .release = on_release};
+static const fb_body_ops in_place_ops = {.release = on_release};
+static const fb_body_ops file_ops = {
+    .pull = on_pull_file,
+    .splice = on_splice_file,
+    .release = on_release,
+};
 
 static py_body *
 new_body(py_server *server)
@@ -146,73 +275,109 @@ new_body(py_server *server)
         return NULL;
     }
     body->server = server;
+    body->file.fd = -1;
     return body;
 }
 
 fb_body
-py_body_stream(py_server *server, PyObject *iterator, PyObject *first,
-               fb_framing framing, uint64_t length)
+py_body_stream(py_server *server, const py_stream *stream, PyObject *closes)
 {
     py_body *body = new_body(server);
     if (body == NULL) {
-        Py_DECREF(iterator);
-        Py_XDECREF(first);
         return (fb_body){0};
     }
-    body->iterator = iterator;
-    body->first = first;
-    body->framing = framing;
-    body->missing = length;
-    return (fb_body){.ops = &ops, .owner = body};
+    body->stream = *stream;
+    Py_XINCREF(stream->iterator);
+    Py_XINCREF(stream->first);
+    Py_XINCREF(stream->context);
+    Py_XINCREF((PyObject *)stream->start);
+    body->closes = Py_XNewRef(closes);
+    return (fb_body){.ops = &stream_ops, .owner = body};
+}
+
+fb_body
+py_body_file(py_server *server, const fb_file *file, PyObject *closes)
+{
+    py_body *body = new_body(server);
+    if (body == NULL) {
+        return (fb_body){0};
+    }
+    body->file = *file;
+    body->closes = Py_XNewRef(closes);
+    return (fb_body){.ops = &file_ops, .owner = body};
 }
 
 fb_body
 py_body_in_place(py_server *server, Py_buffer *view, PyObject *object, const char *data,
-                 size_t len)
+                 uint64_t len)
 {
     py_body *body = new_body(server);
     if (body == NULL) {
         return (fb_body){0};
     }
-    if (view->obj != NULL) {
+    if (object != NULL) {
+        body->object = Py_NewRef(object);
+    } else {
         body->view = *view;
         view->obj = NULL;
-    } else {
-        body->object = Py_NewRef(object);
     }
-    return (fb_body){.ops = &ops, .owner = body, .data = data, .len = len};
+    return (fb_body){
+        .ops = &in_place_ops,
+        .owner = body,
+        .data = data,
+        .len = (size_t)len,
+    };
 }
 
-void
-py_body_close_iterator(py_server *server, PyObject *iterator)
+static void
+call_close(py_server *server, PyObject *object)
 {
-    PyObject *close = PyObject_GetAttr(iterator, server->state->close);
-    if (close == NULL) {
+    PyObject *close_method = PyObject_GetAttr(object, server->state->close);
+    if (close_method == NULL) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
             PyErr_Clear();
             return;
         }
     } else {
-        PyObject *result = PyObject_CallNoArgs(close);
+        PyObject *result = PyObject_CallNoArgs(close_method);
         Py_XDECREF(result);
-        Py_DECREF(close);
+        Py_DECREF(close_method);
     }
     if (PyErr_Occurred() && !py_server_keep_raised(server)) {
-        py_log_exception(server->state, "close() of a streamed reply failed");
+        py_server_log(server, "close() of a streamed reply failed");
     }
+}
+
+void
+py_body_close(py_server *server, PyObject *object, PyObject *context)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    bool is_entered = context != NULL && PyContext_Enter(context) == 0;
+    PyErr_Clear(); /* it is entered already: then it is the right one */
+    call_close(server, object);
+    if (is_entered) {
+        py_leave_context(server->state, context);
+    }
+    PyErr_SetRaisedException(raised);
 }
 
 static void
 drop(py_body *body)
 {
-    if (body->iterator != NULL) {
-        py_body_close_iterator(body->server, body->iterator);
+    if (body->closes != NULL) {
+        py_body_close(body->server, body->closes, body->stream.context);
     }
-    Py_XDECREF(body->iterator);
-    Py_XDECREF(body->first);
+    Py_XDECREF(body->closes);
+    Py_XDECREF(body->stream.iterator);
+    Py_XDECREF(body->stream.first);
+    Py_XDECREF(body->stream.context);
+    Py_XDECREF((PyObject *)body->stream.start);
     Py_XDECREF(body->object);
     if (body->view.obj != NULL) {
         PyBuffer_Release(&body->view);
+    }
+    if (body->file.fd >= 0) {
+        close(body->file.fd);
     }
     PyMem_Free(body);
 }

@@ -1,37 +1,55 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Bodies that outlive the dispatch: an iterator that is streamed, or a large object
- * that is written without a copy. io sees them as fb_body; they are let go of when
- * attached.
+ * Bodies that outlive the dispatch: an iterator that is streamed, a part of a file, or
+ * a large object that is written without a copy. io sees them as fb_body; they are let
+ * go of when attached.
  */
 #ifndef FB_PYTHON_BODY_H
 #define FB_PYTHON_BODY_H
 
-#include "python/server.h"
+#include "io/file.h"
+#include "python/head.h"
+#include "python/start.h"
+
+/* What is streamed, and how its end is told. */
+typedef struct py_stream {
+    PyObject *iterator;
+    PyObject *first;    /* its first item, taken already, or NULL */
+    PyObject *context;  /* of contextvars: it goes on in the one that it began in */
+    fb_framing framing; /* once the head is sent */
+    uint64_t missing;   /* with FB_FRAMING_LENGTH: bytes still promised */
+    bool is_wsgi;       /* it ends where its Content-Length does, PEP 3333 */
+    bool is_unsent;     /* not even the head is sent: it goes before the first byte */
+    py_start *start;    /* what holds that head, or NULL */
+    py_asked asked;     /* for that head */
+} py_stream;
 
 struct py_body {
-    py_server *server;  /* borrowed: it outlives its connections */
-    py_body *next;      /* in server->released */
-    PyObject *iterator; /* of a stream */
-    PyObject *first;    /* its first item, taken already, or NULL */
-    PyObject *object;   /* of bytes in place: a str that holds them, or NULL */
-    Py_buffer view;     /* of bytes in place, when view.obj is set */
-    fb_framing framing; /* of a stream */
-    uint64_t missing;   /* with FB_FRAMING_LENGTH: bytes still promised */
+    py_server *server; /* borrowed: it outlives its connections */
+    py_body *next;     /* in server->released */
+    py_stream stream;  /* its objects are strong; {0}: not a stream */
+    fb_file file;      /* its descriptor is ours, or -1: not a file */
+    PyObject *closes;  /* its close() is called at the end, or NULL */
+    PyObject *object;  /* holds bytes in place, or NULL */
+    Py_buffer view;    /* of bytes in place, when view.obj is set */
 };
 
-/* Returns a body that streams iterator after first. Takes both, also on failure, which
- * is {0} with an exception set. */
-fb_body py_body_stream(py_server *server, PyObject *iterator, PyObject *first,
-                       fb_framing framing, uint64_t length);
+/* Returns a body that streams; it keeps the objects of stream, and calls close() of
+ * closes at the end. On failure {0} with an exception set, and nothing was kept. */
+fb_body py_body_stream(py_server *server, const py_stream *stream, PyObject *closes);
+
+/* Returns a body of a part of a file. Takes the descriptor; otherwise as
+ * py_body_stream. */
+fb_body py_body_file(py_server *server, const fb_file *file, PyObject *closes);
 
 /* Returns a body of bytes that stay where they are, in view (taken) or in object
  * (kept). On failure {0} with an exception set, and nothing was taken. */
 fb_body py_body_in_place(py_server *server, Py_buffer *view, PyObject *object,
-                         const char *data, size_t len);
+                         const char *data, uint64_t len);
 
-/* Call close() of an iterator, if it has one. What it raises is logged. */
-void py_body_close_iterator(py_server *server, PyObject *iterator);
+/* Call close() of object, if it has one, in context, unless that is NULL. What it
+ * raises is logged; an exception that is set stays set. */
+void py_body_close(py_server *server, PyObject *object, PyObject *context);
 
 /* Attached: let go of all that was released. */
 void py_body_drop_released(py_server *server);

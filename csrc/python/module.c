@@ -23,7 +23,7 @@ py_log_exception(const py_state *state, const char *message)
     if (error != NULL && args != NULL && kwargs != NULL) {
         result = PyObject_Call(error, args, kwargs);
     }
-    if (result == NULL) {
+    if (result == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_WriteUnraisable(state->logger); /* logging failed: the last resort */
     }
     Py_XDECREF(result);
@@ -31,6 +31,16 @@ py_log_exception(const py_state *state, const char *message)
     Py_XDECREF(args);
     Py_XDECREF(error);
     Py_XDECREF(raised);
+}
+
+void
+py_leave_context(const py_state *state, PyObject *context)
+{
+    PyObject *raised = PyErr_GetRaisedException();
+    if (PyContext_Exit(context) < 0) {
+        py_log_exception(state, "a context was left by somebody else");
+    }
+    PyErr_SetRaisedException(raised);
 }
 
 void
@@ -60,6 +70,9 @@ static const limit limits[] = {
     {"head_bound", FB_HEAD_BOUND},
     {"max_body", FB_MAX_BODY},
     {"body_bound", FB_BODY_BOUND},
+    {"max_body_memory", FB_MAX_BODY_MEMORY},
+    {"body_memory_bound", FB_BODY_MEMORY_BOUND},
+    {"file_block", FB_FILE_BLOCK},
     {"max_connections", FB_MAX_CONNECTIONS},
     {"method_bytes", FB_METHOD_BYTES},
     {"chunk_framing", FB_CHUNK_FRAMING},
@@ -226,6 +239,9 @@ make_types(PyObject *module, py_state *state)
         (state->headers_type = add_type(module, &py_headers_spec)) == NULL ||
         (state->batch_type = add_type(module, &py_batch_spec)) == NULL ||
         (state->server_type = add_type(module, &py_server_spec)) == NULL ||
+        (state->gateway_type = add_type(module, &py_gateway_spec)) == NULL ||
+        (state->start_type = add_type(module, &py_start_spec)) == NULL ||
+        (state->input_type = add_type(module, &py_input_spec)) == NULL ||
         register_abc("Mapping", state->headers_type) < 0 ||
         register_abc("Sequence", state->batch_type) < 0) {
         return -1;
@@ -262,6 +278,9 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->headers_type);
     Py_VISIT(state->batch_type);
     Py_VISIT(state->server_type);
+    Py_VISIT(state->gateway_type);
+    Py_VISIT(state->start_type);
+    Py_VISIT(state->input_type);
     Py_VISIT(state->reply_error);
     Py_VISIT(state->logger);
     Py_VISIT(state->parse_qs);
@@ -281,6 +300,9 @@ module_clear(PyObject *module)
     Py_CLEAR(state->headers_type);
     Py_CLEAR(state->batch_type);
     Py_CLEAR(state->server_type);
+    Py_CLEAR(state->gateway_type);
+    Py_CLEAR(state->start_type);
+    Py_CLEAR(state->input_type);
     Py_CLEAR(state->reply_error);
     Py_CLEAR(state->logger);
     Py_CLEAR(state->parse_qs);

@@ -5,9 +5,12 @@
  */
 #include "python/request.h"
 
+#include "core/target.h"
 #include "python/headers.h"
+#include "python/input.h"
 
 #include <stddef.h>
+#include <unistd.h>
 
 /* ---- showing a slot, and parting from it ----------------------------------------- */
 
@@ -15,15 +18,19 @@ py_request *
 py_request_new(const py_state *state)
 {
     allocfunc alloc = PyType_GetSlot(state->request_type, Py_tp_alloc);
-    return (py_request *)alloc(state->request_type, 0);
+    py_request *request = (py_request *)alloc(state->request_type, 0);
+    if (request != NULL) {
+        request->file = -1;
+    }
+    return request;
 }
 
 void
-py_request_show(py_request *request, const fb_slot *slot)
+py_request_show(py_request *request, fb_slot *slot)
 {
     request->req = &slot->req;
     request->data = slot->data;
-    request->conn = slot->owner;
+    request->slot = slot;
 }
 
 static void
@@ -73,10 +80,12 @@ copy_message(py_request *request)
         fb_request_copy((fb_request *)(void *)own, request->req);
         memcpy(own + head, request->data, extent);
     }
+    request->file = request->slot->file;
+    request->slot->file = -1;
     request->own = own;
     request->req = (const fb_request *)(void *)own;
     request->data = own != NULL ? own + head : NULL;
-    request->conn = NULL;
+    request->slot = NULL;
 }
 
 bool
@@ -86,7 +95,7 @@ py_request_part(py_request *request)
         /* After whatever another thread did before it let go of the Request. */
         atomic_thread_fence(memory_order_acquire);
         forget_values(request);
-        request->conn = NULL;
+        request->slot = NULL;
         request->req = NULL;
         return true;
     }
@@ -110,6 +119,9 @@ request_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     forget_values(request);
     PyMem_Free(request->own);
+    if (request->file >= 0) {
+        close(request->file);
+    }
     freefunc free_slot = PyType_GetSlot(type, Py_tp_free);
     free_slot(self);
     Py_DECREF(type);
@@ -130,37 +142,6 @@ make_text(const py_request *request, fb_span span)
     return PyUnicode_DecodeLatin1(bytes_of(request, span), (Py_ssize_t)span.len, NULL);
 }
 
-static int
-hex_digit(char c)
-{
-    if (c >= '0' && c <= '9') {
-        return c - '0';
-    }
-    c = (char)(c | 0x20);
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Percent-decoding, RFC 3986 2.1; what is no escape stays as it is. Returns the bytes
- * written to to, which has room for len. */
-static size_t
-decode_percent(char *to, const char *from, size_t len)
-{
-    size_t n = 0;
-    for (size_t i = 0; i < len; i++) {
-        if (from[i] == '%' && i + 2 < len) {
-            int high = hex_digit(from[i + 1]);
-            int low = hex_digit(from[i + 2]);
-            if (high >= 0 && low >= 0) {
-                to[n++] = (char)(high * 16 + low);
-                i += 2;
-                continue;
-            }
-        }
-        to[n++] = from[i];
-    }
-    return n;
-}
-
 static PyObject *
 make_path(const py_request *request)
 {
@@ -176,7 +157,7 @@ make_path(const py_request *request)
     if (decoded == NULL) {
         return PyErr_NoMemory();
     }
-    size_t len = decode_percent(decoded, bytes, span.len);
+    size_t len = fb_percent_decode(decoded, bytes, span.len);
     PyObject *path = PyUnicode_DecodeUTF8(decoded, (Py_ssize_t)len, "replace");
     PyMem_Free(decoded);
     return path;
@@ -195,8 +176,22 @@ make_query_string(const py_request *request)
 }
 
 static PyObject *
+make_spooled_body(const py_request *request)
+{
+    int file = request->slot != NULL ? request->slot->file : request->file;
+    if (file < 0) {
+        PyErr_SetString(PyExc_RuntimeError, "the body was given to wsgi.input");
+        return NULL;
+    }
+    return py_input_read_file(file, 0, request->req->n_spooled);
+}
+
+static PyObject *
 make_body(const py_request *request)
 {
+    if (request->req->n_spooled > 0) {
+        return make_spooled_body(request);
+    }
     fb_span span = request->req->body;
     return PyBytes_FromStringAndSize(span.len > 0 ? bytes_of(request, span) : "",
                                      (Py_ssize_t)span.len);
@@ -205,14 +200,14 @@ make_body(const py_request *request)
 static PyObject *
 make_client(const py_request *request)
 {
-    struct sockaddr_storage addr;
     char host[INET6_ADDRSTRLEN];
-    if (request->conn == NULL || !fb_conn_peer(request->conn, &addr)) {
+    const fb_slot *slot = request->slot;
+    const struct sockaddr_in6 *v6 = slot != NULL ? fb_conn_peer(slot->owner) : NULL;
+    if (v6 == NULL) {
         return Py_NewRef(Py_None);
     }
-    bool is_v6 = addr.ss_family == AF_INET6;
-    const struct sockaddr_in *v4 = (const void *)&addr;
-    const struct sockaddr_in6 *v6 = (const void *)&addr;
+    bool is_v6 = v6->sin6_family == AF_INET6;
+    const struct sockaddr_in *v4 = (const void *)v6;
     int port = ntohs(is_v6 ? v6->sin6_port : v4->sin_port);
     int error = is_v6 ? uv_ip6_name(v6, host, sizeof(host))
                       : uv_ip4_name(v4, host, sizeof(host));
@@ -244,9 +239,14 @@ get_or_make(py_request *request, PyObject **place, make_value make)
     PyObject *value = NULL;
     Py_BEGIN_CRITICAL_SECTION(request);
     if (*place == NULL && !shows_nothing(request)) {
-        *place = make(request);
+        value = make(request);
+        /* Another thread may have been here while a file was read. */
+        if (*place == NULL) {
+            *place = Py_XNewRef(value);
+        }
+    } else {
+        value = Py_XNewRef(*place);
     }
-    value = Py_XNewRef(*place);
     Py_END_CRITICAL_SECTION();
     return value;
 }

@@ -15,7 +15,8 @@ typedef struct py_request {
     PyObject_HEAD
     const fb_request *req; /* the slot's, or in own */
     const char *data;      /* the message's first byte, or in own */
-    fb_conn *conn;         /* during the dispatch; NULL later */
+    fb_slot *slot;         /* during the dispatch; NULL later */
+    int file;              /* of a spooled body, later; ours; or -1 */
     void *own;             /* the copy, or NULL */
     PyObject *target;      /* these five: made when first read, or NULL */
     PyObject *path;
@@ -28,7 +29,7 @@ typedef struct py_request {
 py_request *py_request_new(const py_state *state);
 
 /* Show a slot. Keeps slot until py_request_part. */
-void py_request_show(py_request *request, const fb_slot *slot);
+void py_request_show(py_request *request, fb_slot *slot);
 
 /* The dispatch is over. Takes request: forgotten values and true when it may show
  * another slot; false when the handler kept it, which then has its own copy (or,

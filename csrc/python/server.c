@@ -40,6 +40,15 @@ py_server_keep_raised(py_server *self)
     return true;
 }
 
+void
+py_server_log(py_server *self, const char *message)
+{
+    py_log_exception(self->state, message);
+    if (PyErr_Occurred()) {
+        (void)py_server_keep_raised(self);
+    }
+}
+
 /* ---- dispatch -------------------------------------------------------------------- */
 
 py_request *
@@ -98,7 +107,7 @@ judge_exception(py_server *self, const char *message)
     if (py_server_keep_raised(self)) {
         return false;
     }
-    py_log_exception(self->state, message);
+    py_server_log(self, message);
     return true;
 }
 
@@ -207,7 +216,8 @@ check_limits(const fb_limits *limits, const char *server_value)
         limits->max_headers < 1 || limits->max_headers > FB_HEADERS_BOUND ||
         limits->max_target < 1 || limits->max_target > FB_HEAD_BOUND ||
         limits->max_head < 1 || limits->max_head > FB_HEAD_BOUND ||
-        limits->max_body > FB_BODY_BOUND || limits->max_connections < 1 ||
+        limits->max_body > FB_BODY_BOUND ||
+        limits->max_body_memory > FB_BODY_MEMORY_BOUND || limits->max_connections < 1 ||
         limits->backlog < 1 || strlen(server_value) >= FB_SERVER_VALUE_BYTES ||
         !fb_field_value_is_valid(server_value, strlen(server_value))) {
         PyErr_SetString(PyExc_ValueError, "a limit is out of its bounds");
@@ -241,6 +251,7 @@ typedef struct arguments {
     PyObject *dispatcher; /* borrowed, as is listeners */
     PyObject *listeners;
     const char *server_value; /* borrowed */
+    const char *temp_dir;     /* borrowed */
     int wakeup_fd;
     fb_limits limits;
 } arguments;
@@ -258,6 +269,7 @@ parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
         "max_headers",
         "max_head",
         "max_body",
+        "max_body_memory",
         "max_connections",
         "keepalive_timeout_ms",
         "head_timeout_ms",
@@ -265,25 +277,28 @@ parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
         "write_timeout_ms",
         "graceful_timeout_ms",
         "server_header",
+        "temp_dir",
         "wakeup_fd",
         NULL,
     };
-    Py_ssize_t sizes[6];
+    Py_ssize_t sizes[7];
     unsigned long long waits[5];
     fb_limits *limits = &parsed->limits;
     if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "OO$ninnnnnKKKKKyi:Server", names, &parsed->dispatcher,
+            args, kwargs, "OO$ninnnnnnKKKKKyyi:Server", names, &parsed->dispatcher,
             &parsed->listeners, &sizes[0], &limits->backlog, &sizes[1], &sizes[2],
-            &sizes[3], &sizes[4], &sizes[5], &waits[0], &waits[1], &waits[2], &waits[3],
-            &waits[4], &parsed->server_value, &parsed->wakeup_fd)) {
+            &sizes[3], &sizes[4], &sizes[5], &sizes[6], &waits[0], &waits[1], &waits[2],
+            &waits[3], &waits[4], &parsed->server_value, &parsed->temp_dir,
+            &parsed->wakeup_fd)) {
         return -1;
     }
     limits->batch_size = (size_t)sizes[0];
     limits->max_target = (size_t)sizes[1];
     limits->max_headers = (size_t)sizes[2];
     limits->max_head = (size_t)sizes[3];
-    limits->max_body = (size_t)sizes[4];
-    limits->max_connections = (size_t)sizes[5];
+    limits->max_body = (uint64_t)sizes[4];
+    limits->max_body_memory = (size_t)sizes[5];
+    limits->max_connections = (size_t)sizes[6];
     limits->keepalive_timeout_ms = waits[0];
     limits->head_timeout_ms = waits[1];
     limits->body_timeout_ms = waits[2];
@@ -321,6 +336,7 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         .fds = fds,
         .n_fds = n_fds,
         .server_value = given.server_value,
+        .temp_dir = given.temp_dir,
         .wakeup_fd = given.wakeup_fd,
         .ops = &ops,
         .owner = self,

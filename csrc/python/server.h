@@ -36,6 +36,10 @@ void py_server_detach(py_server *self);
  * */
 bool py_server_keep_raised(py_server *self);
 
+/* Log message with the exception that is set, as py_log_exception; what that raises to
+ * stop the server is kept. */
+void py_server_log(py_server *self, const char *message);
+
 /* Returns the Request of slot i. Borrowed; NULL with an exception set. */
 py_request *py_server_request(py_server *self, size_t i);
 

@@ -14,6 +14,9 @@ typedef struct py_state {
     PyTypeObject *headers_type;
     PyTypeObject *batch_type;
     PyTypeObject *server_type;
+    PyTypeObject *gateway_type;
+    PyTypeObject *start_type;
+    PyTypeObject *input_type;
     PyObject *reply_error;
     PyObject *logger;     /* logging.getLogger("fastbatch") */
     PyObject *parse_qs;   /* urllib.parse.parse_qs */
@@ -38,9 +41,13 @@ py_state_of_type(PyTypeObject *type)
     return PyType_GetModuleState(type);
 }
 
-/* Log message through logging, with the exception that is set and its traceback; none
- * is set afterwards. */
+/* Log message through logging, with the exception that is set and its traceback. None
+ * is set afterwards, unless logging raises what is no Exception. */
 void py_log_exception(const py_state *state, const char *message);
+
+/* Leave a context of contextvars that was entered; an exception that is set stays set.
+ */
+void py_leave_context(const py_state *state, PyObject *context);
 
 /* Raise ReplyError with message, whose one %U stands for culprit, briefly shown. */
 void py_raise_reply_error(const py_state *state, const char *message,
@@ -50,5 +57,8 @@ extern PyType_Spec py_request_spec;
 extern PyType_Spec py_headers_spec;
 extern PyType_Spec py_batch_spec;
 extern PyType_Spec py_server_spec;
+extern PyType_Spec py_gateway_spec;
+extern PyType_Spec py_start_spec;
+extern PyType_Spec py_input_spec;
 
 #endif

@@ -30,6 +30,7 @@ feeder_new(size_t most)
     new->limits = defaults;
     guard_init(&new->room, most);
     fb_buf_init(&new->shown, &new->heap);
+    fb_buf_init(&new->spooled, &new->heap);
     feeder_reset(new);
     return new;
 }
@@ -39,6 +40,7 @@ feeder_free(test_feeder *feeder)
 {
     guard_fini(&feeder->room);
     fb_buf_fini(&feeder->shown);
+    fb_buf_fini(&feeder->spooled);
     assert(feeder->heap.n_held == 0);
     free(feeder);
 }
@@ -50,6 +52,7 @@ feeder_reset(test_feeder *feeder)
     fb_batch_init(&feeder->batch, feeder->limits.batch_size);
     feeder->in = (fb_buf){.data = guard_place(&feeder->room, 0)};
     fb_buf_reset(&feeder->shown, SIZE_MAX);
+    fb_buf_reset(&feeder->spooled, SIZE_MAX);
     feeder->n_requests = 0;
     feeder->is_over = false;
 }
@@ -79,7 +82,19 @@ show_text(test_feeder *feeder, const char *format, ...)
     show(feeder, text, (size_t)len);
 }
 
-/* The bytes of a span, all but printable ASCII escaped. */
+/* Bytes, all but printable ASCII escaped. */
+static void
+show_bytes(test_feeder *feeder, const char *bytes, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        if (bytes[i] >= ' ' && bytes[i] <= '~' && bytes[i] != '\\') {
+            show(feeder, bytes + i, 1);
+        } else {
+            show_text(feeder, "\\x%02x", (unsigned char)bytes[i]);
+        }
+    }
+}
+
 static void
 show_span(test_feeder *feeder, const fb_slot *slot, fb_span span)
 {
@@ -87,14 +102,7 @@ show_span(test_feeder *feeder, const fb_slot *slot, fb_span span)
     assert(slot->data >= feeder->in.data && slot->data <= end);
     assert(span.off <= (size_t)(end - slot->data));
     assert(span.len <= (size_t)(end - slot->data) - span.off);
-    const char *bytes = slot->data + span.off;
-    for (size_t i = 0; i < span.len; i++) {
-        if (bytes[i] >= ' ' && bytes[i] <= '~' && bytes[i] != '\\') {
-            show(feeder, bytes + i, 1);
-        } else {
-            show_text(feeder, "\\x%02x", (unsigned char)bytes[i]);
-        }
-    }
+    show_bytes(feeder, slot->data + span.off, span.len);
 }
 
 static bool
@@ -127,7 +135,7 @@ assert_sound(const test_feeder *feeder, const fb_slot *slot)
     assert(req->target.len > 0 && req->target.len <= limits->max_target);
     assert(is_visible(slot->data + req->target.off, req->target.len));
     assert(req->path.len > 0 && (path[0] == '/' || req->method == HTTP_OPTIONS));
-    assert(req->body.len <= limits->max_body);
+    assert(req->n_spooled + req->body.len <= limits->max_body);
     assert((size_t)req->n_headers + req->n_dropped <= limits->max_headers);
     size_t n_hosts = 0;
     for (size_t i = 0; i < req->n_headers; i++) {
@@ -166,8 +174,15 @@ show_slot(test_feeder *feeder, const fb_slot *slot)
     if (req->n_dropped > 0) {
         show_text(feeder, "\ndropped %d", req->n_dropped);
     }
-    if (req->body.len > 0) {
+    if (req->n_spooled + req->body.len > 0) {
         show_text(feeder, "\nbody ");
+    }
+    if (req->n_spooled > 0) {
+        assert(req->n_spooled == feeder->spooled.len);
+        show_bytes(feeder, feeder->spooled.data, feeder->spooled.len);
+        fb_buf_reset(&feeder->spooled, SIZE_MAX);
+    }
+    if (req->body.len > 0) {
         show_span(feeder, slot, req->body);
     }
     show_text(feeder, "\n");
@@ -216,6 +231,23 @@ take_request(test_feeder *feeder)
     }
 }
 
+/* As a connection does when a body gets too long for memory. */
+static void
+spool(test_feeder *feeder)
+{
+    fb_http *http = &feeder->http;
+    const fb_span body = http->req.body;
+    if (http->phase != FB_PHASE_BODY || feeder->spools == 0 ||
+        body.len < feeder->spools) {
+        return;
+    }
+    const char *bytes = feeder->in.data + http->req.start + body.off;
+    if (!fb_buf_append(&feeder->spooled, bytes, body.len)) {
+        abort();
+    }
+    fb_http_drop_body(http, &feeder->in);
+}
+
 void
 feeder_give(test_feeder *feeder, const char *bytes, size_t len)
 {
@@ -238,6 +270,7 @@ feeder_give(test_feeder *feeder, const char *bytes, size_t len)
     }
     if (verdict == FB_FEED_MORE) {
         assert(feeder->http.parsed == feeder->in.len);
+        spool(feeder);
     }
     if (feeder->compacts && !feeder->is_over) {
         fb_http_compact(&feeder->http, &feeder->in);

@@ -18,10 +18,12 @@
 typedef struct test_feeder {
     fb_limits limits; /* may be changed before the first byte */
     bool compacts;    /* drop what was answered after every piece */
+    size_t spools;    /* put bodies elsewhere when so many bytes are there; 0: never */
     fb_heap heap;     /* of shown */
     fb_http http;
     fb_buf in; /* lies in room */
     guard room;
+    fb_buf spooled;    /* of the body in hand */
     fb_batch batch;    /* requests not yet written down */
     fb_buf shown;      /* what came out, as text */
     size_t n_requests; /* complete so far */
@@ -32,7 +34,7 @@ typedef struct test_feeder {
 test_feeder *feeder_new(size_t most);
 void feeder_free(test_feeder *feeder);
 
-/* Be as new, but for limits and compacts. */
+/* Be as new, but for limits, compacts and spools. */
 void feeder_reset(test_feeder *feeder);
 
 /* Feed one piece. Borrows bytes. What comes after the end of the connection is not

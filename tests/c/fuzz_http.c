@@ -4,10 +4,10 @@
  * outside the input.
  *
  * Every input is fed whole, byte by byte and in splits drawn from its own bytes, with
- * and without compacting, with large batches and small. The length of the input picks
- * the limits, so that they are reached; the byte 0xfe stands for many of the byte
- * before it, so that long inputs are. What a request may hold at all, the feeder
- * asserts.
+ * and without compacting and spooling, with large batches and small. The length of the
+ * input picks the limits, so that they are reached; the byte 0xfe stands for many of
+ * the byte before it, so that long inputs are. What a request may hold at all, the
+ * feeder asserts.
  */
 #include "feeder.h"
 
@@ -22,10 +22,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const fb_limits limits[] = {
     {FB_BATCH_SLOTS, FB_MAX_TARGET, FB_MAX_HEADERS, FB_MAX_HEAD, FB_MAX_BODY, 0, 0, 0,
-     0, 0, 0, 0},
-    {FB_BATCH_SLOTS, 40, 4, 200, 20, 0, 0, 0, 0, 0, 0, 0},
-    {FB_BATCH_SLOTS, 8, 2, 60, 0, 0, 0, 0, 0, 0, 0, 0},
-    {FB_BATCH_SLOTS, 1200, FB_HEADERS_BOUND, 4000, 5000, 0, 0, 0, 0, 0, 0, 0},
+     0, 0, 0, 0, 0},
+    {FB_BATCH_SLOTS, 40, 4, 200, 20, 0, 0, 0, 0, 0, 0, 0, 0},
+    {FB_BATCH_SLOTS, 8, 2, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0},
+    {FB_BATCH_SLOTS, 1200, FB_HEADERS_BOUND, 4000, 5000, 0, 0, 0, 0, 0, 0, 0, 0},
 };
 #define N_LIMITS (sizeof(limits) / sizeof(limits[0]))
 
@@ -127,8 +127,15 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     give_in_drawn_pieces(split, bytes, len, &state);
     compare(whole, split, "in pieces, compacted");
 
+    split->spools = 1 + draw(&state) % 40;
+    feeder_reset(split);
+    give_in_drawn_pieces(split, bytes, len, &state);
+    compare(whole, split, "in pieces, compacted, bodies spooled");
+
+    split->spools = draw(&state) % 3;
     feeder_reset(split);
     feeder_give_by(split, bytes, len, 1);
     compare(whole, split, "byte by byte, compacted");
+    split->spools = 0;
     return 0;
 }

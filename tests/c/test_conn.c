@@ -223,6 +223,7 @@ reset_world(void)
         .max_headers = FB_MAX_HEADERS,
         .max_head = FB_MAX_HEAD,
         .max_body = FB_MAX_BODY,
+        .max_body_memory = FB_BODY_MEMORY_BOUND,
         .max_connections = FB_MAX_CONNECTIONS,
         .backlog = FB_BACKLOG,
         .keepalive_timeout_ms = 60000,
@@ -244,6 +245,7 @@ open_world(void)
         .fds = &fd,
         .n_fds = 1,
         .server_value = "test",
+        .temp_dir = "/tmp",
         .wakeup_fd = -1,
         .ops = &server_ops,
     };
@@ -1153,6 +1155,7 @@ test_server_that_never_ran_can_be_closed(void)
         .fds = &fd,
         .n_fds = 1,
         .server_value = "",
+        .temp_dir = "/tmp",
         .wakeup_fd = -1,
         .ops = &server_ops,
     };

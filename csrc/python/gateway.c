@@ -1,0 +1,690 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From a slot to environ, to the application, to the reply.
+ *
+ * Theory. The application returns an iterable, and may call start_response as late as
+ * when its first item is asked for. A list, a part of a file, and what has all of its
+ * Content-Length in the first item, are answered at once and closed. Anything else is a
+ * stream: it goes on when the dispatch is over, and is closed when it ends, whatever
+ * ends it.
+ */
+#include "python/gateway.h"
+
+#include "python/batch.h"
+#include "python/input.h"
+#include "python/reply.h"
+
+#include <unistd.h>
+
+/* What an application returned, while it is looked at. */
+typedef struct given {
+    PyObject *result;
+    PyObject *iterator; /* of what is no list; or NULL */
+    PyObject *body;    /* the first item that is not empty, or all of a list; or NULL */
+    Py_buffer view;    /* of body, when view.obj is set */
+    bool is_whole;     /* nothing comes behind body */
+    bool is_handed_on; /* a body of the connection calls close() of result */
+    PyObject *context; /* of contextvars: it is entered */
+} given;
+
+static void
+fini_given(given *g)
+{
+    if (g->view.obj != NULL) {
+        PyBuffer_Release(&g->view);
+    }
+    Py_XDECREF(g->body);
+    Py_XDECREF(g->iterator);
+    Py_XDECREF(g->result);
+    Py_XDECREF(g->context);
+}
+
+/* ---- looking at the result ------------------------------------------------------- */
+
+/* Keep body, a new reference, if its bytes can be had. Returns 0, or -1 with an
+ * exception set. */
+static int
+take_body(const py_state *state, given *g, PyObject *body)
+{
+    g->body = body;
+    if (PyObject_GetBuffer(body, &g->view, PyBUF_SIMPLE) == 0) {
+        return 0;
+    }
+    g->view.obj = NULL;
+    if (PyErr_ExceptionMatches(PyExc_TypeError) ||
+        PyErr_ExceptionMatches(PyExc_BufferError)) {
+        PyErr_Clear();
+        py_raise_reply_error(state, "the application gave %U where bytes are due",
+                             body);
+    }
+    return -1;
+}
+
+/* Returns a new reference, or NULL with an exception set. */
+static PyObject *
+join(PyObject *items)
+{
+    PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
+    PyObject *joined =
+        empty != NULL ? PyObject_CallMethod(empty, "join", "(O)", items) : NULL;
+    Py_XDECREF(empty);
+    return joined;
+}
+
+/* A list or a tuple is all there: its items are one body. */
+static int
+read_items(const py_state *state, given *g)
+{
+    g->is_whole = true;
+    if (PyList_CheckExact(g->result) && PyList_Size(g->result) == 1) {
+        PyObject *item = PyList_GetItemRef(g->result, 0);
+        return item != NULL ? take_body(state, g, item) : -1;
+    }
+    /* A snapshot of a list, which another thread may change. */
+    PyObject *items = PySequence_Tuple(g->result);
+    if (items == NULL) {
+        return -1;
+    }
+    PyObject *body = NULL;
+    Py_ssize_t n = PyTuple_Size(items);
+    if (n == 1) {
+        body = Py_NewRef(PyTuple_GetItem(items, 0));
+    } else if (n > 1) {
+        body = join(items);
+    }
+    Py_DECREF(items);
+    if (n == 0) {
+        return 0;
+    }
+    return body != NULL ? take_body(state, g, body) : -1;
+}
+
+/* Look for the first item that is not empty, for not too long: while there is none, the
+ * head may still change, and other connections wait. */
+static int
+read_first_item(const py_state *state, given *g)
+{
+    uint64_t began = 0;
+    for (;;) {
+        PyObject *item = PyIter_Next(g->iterator);
+        if (item == NULL) {
+            g->is_whole = true;
+            return PyErr_Occurred() ? -1 : 0;
+        }
+        if (take_body(state, g, item) < 0) {
+            return -1;
+        }
+        if (g->view.len > 0) {
+            return 0;
+        }
+        PyBuffer_Release(&g->view);
+        Py_CLEAR(g->body);
+        uint64_t now = uv_hrtime();
+        began = began == 0 ? now : began;
+        if (now - began > FB_EARLY_FLUSH_NS) {
+            return 0;
+        }
+    }
+}
+
+/* Returns whether result says that it has one item, PEP 3333 "Handling the
+ * Content-Length Header"; or -1 with an exception set that is no Exception. */
+static int
+has_one_item(PyObject *result)
+{
+    if (PyType_GetSlot(Py_TYPE(result), Py_sq_length) == NULL &&
+        PyType_GetSlot(Py_TYPE(result), Py_mp_length) == NULL) {
+        return 0;
+    }
+    Py_ssize_t n = PyObject_Size(result);
+    if (n < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear(); /* it does not say */
+        return 0;
+    }
+    return n < 0 ? -1 : n == 1;
+}
+
+static int
+read_iterable(const py_state *state, given *g)
+{
+    if (PyUnicode_Check(g->result) || PyBytes_Check(g->result)) {
+        py_raise_reply_error(state, "the application returned %U, not a list of bytes",
+                             g->result);
+        return -1;
+    }
+    if (PyType_GetSlot(Py_TYPE(g->result), Py_tp_iter) == NULL &&
+        !PySequence_Check(g->result)) {
+        py_raise_reply_error(state, "the application returned %U, which is no iterable",
+                             g->result);
+        return -1;
+    }
+    int is_one = has_one_item(g->result);
+    if (is_one < 0) {
+        return -1;
+    }
+    g->iterator = PyObject_GetIter(g->result);
+    if (g->iterator == NULL || read_first_item(state, g) < 0) {
+        return -1;
+    }
+    g->is_whole = g->is_whole || (is_one && g->body != NULL);
+    return 0;
+}
+
+/* ---- files ----------------------------------------------------------------------- */
+
+/* Returns 1 and the file, if result is a wrapped one of which a part can be sent as it
+ * is, with a descriptor of ours; 0 if not; -1 with an exception set. */
+static int
+read_file(const py_gateway *self, PyObject *result, fb_file *file)
+{
+    if ((PyObject *)Py_TYPE(result) != self->file_wrapper) {
+        return 0;
+    }
+    PyObject *region = PyObject_CallMethod(result, "region", NULL);
+    if (region == NULL) {
+        return -1;
+    }
+    int verdict = 0;
+    unsigned long long offset, len;
+    if (region != Py_None) {
+        verdict = PyArg_ParseTuple(region, "iKK", &file->fd, &offset, &len) ? 1 : -1;
+    }
+    Py_DECREF(region);
+    if (verdict == 1) {
+        file->offset = offset;
+        file->left = len;
+    }
+    return verdict;
+}
+
+static int
+send_file(py_server *server, fb_slot *slot, py_start *start, fb_file *file, given *g)
+{
+    py_head *head = &start->head;
+    if (head->has_length && head->length < file->left) {
+        file->left = head->length; /* what is more is not to be sent, PEP 3333 */
+    }
+    py_reply reply = {
+        .head = head,
+        .len = file->left,
+        .file = file,
+        .closes = g->result,
+    };
+    int error = py_reply_send(server, slot, &reply);
+    g->is_handed_on = reply.is_given;
+    return error;
+}
+
+/* Returns 1 when result was sent as a file, 0 when it is to be iterated, -1 with an
+ * exception set. */
+static int
+try_file(const py_gateway *self, py_server *server, fb_slot *slot, py_start *start,
+         given *g)
+{
+    fb_file file = {0};
+    int verdict = start->has_written ? 0 : read_file(self, g->result, &file);
+    if (verdict <= 0) {
+        return verdict;
+    }
+    int error = py_start_seal(start);
+    if (error == 0) {
+        error = send_file(server, slot, start, &file, g);
+    }
+    if (!g->is_handed_on) {
+        close(file.fd);
+    }
+    return error < 0 ? -1 : 1;
+}
+
+/* ---- sending --------------------------------------------------------------------- */
+
+/* More than Content-Length promises is not sent; the log says so. */
+static void
+report_excess(py_server *server, uint64_t promised)
+{
+    PyErr_Format(server->state->reply_error,
+                 "the application gave more than its Content-Length of %llu",
+                 (unsigned long long)promised);
+    py_server_log(server, "what is too much was not sent");
+}
+
+/* Returns whether g has all of the body that is to be sent. */
+static bool
+is_all_there(const given *g, const py_start *start, const py_asked *asked)
+{
+    const py_head *head = &start->head;
+    return g->is_whole || !py_head_sends_body(head, asked) ||
+           (head->has_length && (uint64_t)g->view.len >= head->length);
+}
+
+static int
+send_whole(py_server *server, fb_slot *slot, const py_start *start, given *g)
+{
+    const py_head *head = &start->head;
+    py_asked asked = py_reply_asked(slot);
+    uint64_t len = (uint64_t)g->view.len;
+    if (!py_head_sends_body(head, &asked)) {
+        /* What a GET would have had is known of a list alone, and if it is not empty.
+         */
+        len = g->is_whole && len > 0 && !head->has_length ? len : PY_LENGTH_UNKNOWN;
+    } else if (head->has_length && len > head->length) {
+        report_excess(server, head->length);
+        len = head->length;
+    }
+    py_reply reply = {
+        .head = head,
+        .len = len,
+        .data = g->body != NULL ? g->view.buf : NULL,
+    };
+    if (g->body != NULL && PyBytes_CheckExact(g->body)) {
+        reply.holder = g->body;
+    } else {
+        reply.view = g->view;
+        g->view.obj = NULL;
+    }
+    int error = py_reply_send(server, slot, &reply);
+    if (reply.view.obj != NULL) {
+        PyBuffer_Release(&reply.view);
+    }
+    return error;
+}
+
+static int
+send_stream(py_server *server, fb_slot *slot, py_start *start, given *g)
+{
+    py_stream stream = {
+        .iterator = g->iterator,
+        .first = g->body,
+        .context = g->context,
+        .is_wsgi = true,
+    };
+    py_reply reply = {
+        .head = &start->head,
+        .len = PY_LENGTH_UNKNOWN,
+        .stream = &stream,
+        .closes = g->result,
+    };
+    int error = py_reply_send(server, slot, &reply);
+    g->is_handed_on = reply.is_given;
+    return error;
+}
+
+/* Add a body to what the client of slot is sent. Takes body. */
+static void
+put_body(py_server *server, fb_slot *slot, fb_body body)
+{
+    fb_flusher_lock(&server->server->flusher);
+    fb_out *out = fb_conn_out(slot->owner);
+    if (out != NULL) {
+        (void)fb_out_add_body(out, body); /* without memory, out has failed */
+    } else {
+        body.ops->release(body.owner);
+    }
+    fb_flusher_unlock(&server->server->flusher);
+}
+
+static void
+finish_slot(py_server *server, fb_slot *slot, bool keep_alive)
+{
+    fb_flusher_lock(&server->server->flusher);
+    fb_conn_answered(slot->owner, slot, keep_alive);
+    fb_flusher_unlock(&server->server->flusher);
+}
+
+/* What write() has put in a file goes next. Returns 0, or -1 with an exception set. */
+static int
+put_file(py_server *server, fb_slot *slot, py_start *start)
+{
+    if (start->file.left == 0) {
+        return 0;
+    }
+    fb_body body = py_body_file(server, &start->file, NULL);
+    if (body.ops == NULL) {
+        return -1;
+    }
+    start->file = (fb_file){.fd = -1};
+    put_body(server, slot, body);
+    return 0;
+}
+
+/* Not even the first byte is there: the head goes later, as soon as it is final. */
+static int
+send_later(py_server *server, fb_slot *slot, py_start *start, given *g)
+{
+    py_stream stream = {
+        .iterator = g->iterator,
+        .context = g->context,
+        .is_wsgi = true,
+        .is_unsent = true,
+        .start = start,
+        .asked = py_reply_asked(slot),
+    };
+    /* On 1.0 the end may be that of the connection; it has to be said now. */
+    stream.asked.keep_alive = stream.asked.keep_alive && !stream.asked.is_http10;
+    fb_body body = py_body_stream(server, &stream, g->result);
+    if (body.ops == NULL) {
+        return -1;
+    }
+    g->is_handed_on = true;
+    put_body(server, slot, body);
+    finish_slot(server, slot, stream.asked.keep_alive);
+    return 0;
+}
+
+/* After write(): the head is sent, and the rest follows as a stream. */
+static int
+send_rest(py_server *server, fb_slot *slot, py_start *start, given *g)
+{
+    py_stream stream = {
+        .iterator = g->iterator,
+        .first = g->body,
+        .context = g->context,
+        .framing = start->framing,
+        .missing = start->missing,
+        .is_wsgi = true,
+    };
+    PyObject *none = NULL;
+    if (put_file(server, slot, start) < 0) {
+        return -1;
+    }
+    if (!start->sends_body) {
+        stream.framing = FB_FRAMING_NONE;
+    }
+    if (stream.iterator == NULL || !start->sends_body) {
+        none = PyTuple_New(0);
+        stream.iterator = none != NULL ? PyObject_GetIter(none) : NULL;
+        Py_XDECREF(none);
+        if (stream.iterator == NULL) {
+            return -1;
+        }
+        none = stream.iterator;
+        stream.first = start->sends_body ? g->body : NULL;
+    }
+    fb_body body = py_body_stream(server, &stream, g->result);
+    Py_XDECREF(none);
+    if (body.ops == NULL) {
+        return -1;
+    }
+    g->is_handed_on = true;
+    put_body(server, slot, body);
+    finish_slot(server, slot, start->keep_alive);
+    return 0;
+}
+
+static int
+send_given(py_server *server, fb_slot *slot, py_start *start, given *g)
+{
+    py_asked asked = py_reply_asked(slot);
+    if (start->has_written) {
+        return send_rest(server, slot, start, g);
+    }
+    if (g->body == NULL && !g->is_whole) {
+        return send_later(server, slot, start, g);
+    }
+    if (py_start_seal(start) < 0) {
+        return -1;
+    }
+    return is_all_there(g, start, &asked) ? send_whole(server, slot, start, g)
+                                          : send_stream(server, slot, start, g);
+}
+
+/* ---- one slot -------------------------------------------------------------------- */
+
+/* Returns what the application returned, new; or NULL with an exception set. */
+static PyObject *
+call_application(py_gateway *self, py_server *server, fb_slot *slot, py_start *start)
+{
+    PyObject *environ = py_environ_make(&self->environ, self->state, slot);
+    if (environ == NULL) {
+        return NULL;
+    }
+    PyObject *args[] = {environ, (PyObject *)start};
+    py_start_begin(start, server, slot);
+    PyObject *result = PyObject_Vectorcall(self->application, args, 2, NULL);
+    py_start_end(start);
+    Py_DECREF(environ);
+    return result;
+}
+
+static int
+answer_with(py_gateway *self, py_server *server, fb_slot *slot, py_start *start,
+            given *g)
+{
+    int verdict = try_file(self, server, slot, start, g);
+    if (verdict != 0) {
+        return verdict < 0 ? -1 : 0;
+    }
+    bool is_list = PyList_CheckExact(g->result) || PyTuple_CheckExact(g->result);
+    int error = is_list ? read_items(self->state, g) : read_iterable(self->state, g);
+    return error < 0 ? -1 : send_given(server, slot, start, g);
+}
+
+/* Close what the application returned, unless it is being sent. The reply is on its way
+ * meanwhile: close() may take as long as it likes. */
+static void
+close_given(py_server *server, const given *g)
+{
+    if (g->result == NULL || g->is_handed_on || PyList_CheckExact(g->result) ||
+        PyTuple_CheckExact(g->result)) {
+        return;
+    }
+    fb_flusher_arm(&server->server->flusher);
+    py_body_close(server, g->result, NULL);
+}
+
+/* What report raises itself is logged; what is no Exception, the server keeps. */
+static void
+report_error(py_gateway *self, py_server *server, size_t i, PyObject *raised)
+{
+    PyObject *request = (PyObject *)py_server_request(server, i);
+    PyObject *args[] = {request, raised};
+    PyObject *result =
+        request != NULL ? PyObject_Vectorcall(self->report, args, 2, NULL) : NULL;
+    Py_XDECREF(result);
+    if (result == NULL && !py_server_keep_raised(server)) {
+        py_server_log(server, "an error could not be reported");
+    }
+}
+
+/* Returns whether the exception that is set only says that the client has left. */
+static bool
+is_of_no_interest(const py_start *start)
+{
+    return start != NULL && start->is_broken &&
+           PyErr_ExceptionMatches(PyExc_BrokenPipeError);
+}
+
+/* The exception that is set is the slot's: log it, and say so to the client. Returns 0;
+ * or -1 when the server keeps the exception, which is to stop it. */
+static int
+fail_slot(py_gateway *self, py_server *server, size_t i, const py_start *start)
+{
+    fb_slot *slot = &server->server->batch.slots[i];
+    bool is_its_own = PyErr_ExceptionMatches(PyExc_Exception);
+    bool is_dull = is_of_no_interest(start);
+    PyObject *raised = PyErr_GetRaisedException();
+    if (!slot->is_answered) {
+        if (start != NULL && start->has_written) {
+            py_reply_break_off(server, slot);
+        } else {
+            py_reply_send_plain(server, slot, 500);
+        }
+    }
+    if (is_its_own && !is_dull) {
+        report_error(self, server, i, raised);
+        Py_DECREF(raised);
+    } else if (is_dull) {
+        Py_DECREF(raised);
+    } else {
+        PyErr_SetRaisedException(raised);
+        (void)py_server_keep_raised(server);
+    }
+    return server->raised != NULL ? -1 : 0;
+}
+
+static py_start *
+take_start(py_gateway *self)
+{
+    py_start *start = self->start;
+    self->start = NULL;
+    return start != NULL ? start : py_start_new(self->state);
+}
+
+/* What an application kept of it is its own from now on. */
+static void
+give_start(py_gateway *self, py_start *start)
+{
+    if (start != NULL && self->start == NULL && py_start_is_alone(start)) {
+        /* After whatever another thread did before it let go of it. */
+        atomic_thread_fence(memory_order_acquire);
+        py_start_reset(start);
+        self->start = start;
+    } else if (start != NULL) {
+        py_start_give(start);
+    }
+}
+
+static int
+answer_in_context(py_gateway *self, py_server *server, size_t i, py_start *start,
+                  given *g)
+{
+    fb_slot *slot = &server->server->batch.slots[i];
+    g->result = call_application(self, server, slot, start);
+    int error = g->result != NULL ? answer_with(self, server, slot, start, g) : -1;
+    if (error < 0) {
+        error = fail_slot(self, server, i, start);
+    }
+    close_given(server, g);
+    return error;
+}
+
+/* Each request has a context of its own: streams go by turns, and what one sets in a
+ * ContextVar is not to be seen by others. Returns as fail_slot. */
+static int
+answer_slot(py_gateway *self, py_server *server, size_t i)
+{
+    int error;
+    py_start *start = take_start(self);
+    given g = {.context = start != NULL ? PyContext_CopyCurrent() : NULL};
+    if (g.context != NULL && PyContext_Enter(g.context) == 0) {
+        error = answer_in_context(self, server, i, start, &g);
+        py_leave_context(self->state, g.context);
+    } else {
+        error = fail_slot(self, server, i, NULL);
+    }
+    fini_given(&g);
+    give_start(self, start);
+    return error;
+}
+
+static PyObject *
+gateway_call(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    py_gateway *self = (py_gateway *)op;
+    char *names[] = {"", NULL};
+    PyTypeObject *batch_type = py_state_of_type(Py_TYPE(op))->batch_type;
+    PyObject *batch;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!:Gateway", names, batch_type,
+                                     &batch)) {
+        return NULL;
+    }
+    if (self->environ.templates == NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "this Gateway was not initialised");
+        return NULL;
+    }
+    py_server *server = ((py_batch *)batch)->server;
+    for (size_t i = 0; i < ((py_batch *)batch)->n_slots; i++) {
+        /* A reply that says close answers those behind it, too. */
+        if (!server->server->batch.slots[i].is_answered &&
+            answer_slot(self, server, i) < 0) {
+            break;
+        }
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- the type -------------------------------------------------------------------- */
+
+static int
+gateway_init(PyObject *op, PyObject *args, PyObject *kwargs)
+{
+    char *names[] = {"application",  "templates", "root_path",
+                     "file_wrapper", "report",    NULL};
+    py_gateway *self = (py_gateway *)op;
+    PyObject *application, *templates, *file_wrapper, *report;
+    const char *root_path;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O$O!yOO:Gateway", names,
+                                     &application, &PyTuple_Type, &templates,
+                                     &root_path, &file_wrapper, &report)) {
+        return -1;
+    }
+    if (self->application != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a Gateway is initialised once");
+        return -1;
+    }
+    self->state = py_state_of_type(Py_TYPE(op));
+    self->application = Py_NewRef(application);
+    self->file_wrapper = Py_NewRef(file_wrapper);
+    self->report = Py_NewRef(report);
+    PyObject *input = py_input_empty(self->state);
+    int error = input != NULL
+                    ? py_environ_init(&self->environ, templates, root_path, input)
+                    : -1;
+    Py_XDECREF(input);
+    return error;
+}
+
+static int
+gateway_traverse(PyObject *op, visitproc visit, void *arg)
+{
+    py_gateway *self = (py_gateway *)op;
+    Py_VISIT(Py_TYPE(op));
+    Py_VISIT(self->application);
+    Py_VISIT(self->file_wrapper);
+    Py_VISIT(self->report);
+    Py_VISIT((PyObject *)self->start);
+    return py_environ_traverse(&self->environ, visit, arg);
+}
+
+static int
+gateway_clear(PyObject *op)
+{
+    py_gateway *self = (py_gateway *)op;
+    Py_CLEAR(self->application);
+    Py_CLEAR(self->file_wrapper);
+    Py_CLEAR(self->report);
+    if (self->start != NULL) {
+        py_start_give(self->start);
+        self->start = NULL;
+    }
+    py_environ_clear(&self->environ);
+    return 0;
+}
+
+static void
+gateway_dealloc(PyObject *op)
+{
+    PyTypeObject *type = Py_TYPE(op);
+    PyObject_GC_UnTrack(op);
+    gateway_clear(op);
+    freefunc free_slot = PyType_GetSlot(type, Py_tp_free);
+    free_slot(op);
+    Py_DECREF(type);
+}
+
+static PyType_Slot gateway_slots[] = {
+    {Py_tp_doc, (void *)PyDoc_STR("The dispatcher for a WSGI application, PEP 3333.")},
+    {Py_tp_init, gateway_init},
+    {Py_tp_call, gateway_call},
+    {Py_tp_dealloc, gateway_dealloc},
+    {Py_tp_traverse, gateway_traverse},
+    {Py_tp_clear, gateway_clear},
+    {0, NULL},
+};
+
+PyType_Spec py_gateway_spec = {
+    .name = "fastbatch._core.Gateway",
+    .basicsize = sizeof(py_gateway),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = gateway_slots,
+};
