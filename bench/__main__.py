@@ -5,11 +5,11 @@ import json
 import math
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bench.compare import floor_text
+from bench.compare import compare_text, servers_text
 from bench.errors import BenchError
 from bench.instructions import (
     count_all,
@@ -19,15 +19,18 @@ from bench.instructions import (
 )
 from bench.machine import Cores, choose_cores, describe_machine, raise_file_limit
 from bench.measure import Settings, measure_cells
+from bench.peers import FRAMEWORKS, VENVS, find_peers, install_peers, require_frameworks
 from bench.results import METRICS, Result, pair_with_base, result_to_json
 from bench.seed import seed_text
 from bench.servers import (
+    About,
     Subject,
     ask_about,
     describe_python,
     fastbatch_subject,
     floor_subject,
 )
+from bench.serving import WSGI_APPS
 from bench.wrk import Load, find_wrk, wrk_version
 
 # What the rest of the machine may use before a reader is warned: the kernel's own
@@ -37,7 +40,7 @@ OTHERS_PERCENT = 10
 # What a command finds: the text to print, and the same for --json.
 Report: TypeAlias = tuple[str, dict[str, Any]]
 
-APPS = ("hello", "binary", "json", "burn")
+APPS = ("hello", "binary", "json", "burn", *WSGI_APPS)
 
 DESCRIPTION = """\
 Measure fastbatch. A server runs on one core and wrk, which makes the load, on
@@ -49,6 +52,9 @@ examples:
   python -m bench floor                     what fastbatch costs above libuv and llhttp
   python -m bench floor --python python3.13 --python python3.13t
   python -m bench floor --python before=old/bin/python --python after=new/bin/python
+  python -m bench peers                     installs the servers to compare with
+  python -m bench wsgi                      a WSGI application on all of them
+  python -m bench flask --connections 100   the same with Flask
   python -m bench seed --connections 50     what batching gives
   python -m bench instructions              what it costs outside the kernel, exactly
 
@@ -80,6 +86,9 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, add_arguments, run, summary in (
         ("floor", add_floor, run_floor, "next to the floor: libuv and llhttp alone"),
+        ("wsgi", add_wsgi, run_wsgi, "as a WSGI server, next to the floor and peers"),
+        ("flask", add_flask, run_flask, "a Flask application, next to peers"),
+        ("peers", add_peers, run_peers, "install the peers, each in its own venv"),
         ("seed", add_seed, run_seed, "batch sizes, from 1 (the control) to 256"),
         ("instructions", add_instructions, run_instructions, "counted by callgrind"),
     ):
@@ -100,6 +109,57 @@ def add_floor(parser: argparse.ArgumentParser) -> None:
     add_loads(parser, connections=[100, 500], pipeline=[1, 16])
     add_rounds(parser, rounds=5, seconds=3)
     add_machine(parser)
+
+
+def add_wsgi(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "A WSGI application that answers at once, served by fastbatch and by those "
+        "peers that are installed, with the ratio to the floor in the same round."
+    )
+    add_comparison(parser, seconds=3)
+
+
+def add_flask(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "A Flask application of one route, served by fastbatch and by those peers that "
+        "are installed, with the ratio to fastbatch, the first one, in the same round."
+    )
+    # Longer than the others: what wrk leaves waiting at the end is work that no request
+    # is counted for, and here as much as a tenth of a second of it.
+    add_comparison(parser, seconds=5)
+
+
+def add_comparison(parser: argparse.ArgumentParser, seconds: int) -> None:
+    add_python(parser, several=True)
+    add_venvs(parser)
+    add_loads(parser, connections=[100, 500], pipeline=[1])
+    add_rounds(parser, rounds=5, seconds=seconds)
+    add_machine(parser)
+
+
+def add_peers(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Install the peers and Flask with the versions of bench/peers.txt. What is "
+        "there already stays; a venv of another Python is made anew."
+    )
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        metavar="PATH",
+        help="the interpreter for the peers (default: the one that runs this)",
+    )
+    add_venvs(parser)
+    parser.set_defaults(json=None)
+
+
+def add_venvs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--venvs",
+        type=Path,
+        default=VENVS,
+        metavar="DIR",
+        help="where each peer has its venv (default: bench/.venvs)",
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -161,7 +221,7 @@ def add_app(parser: argparse.ArgumentParser) -> None:
         "--app",
         choices=APPS,
         default="hello",
-        help="the handler, of bench/apps.py (default: %(default)s)",
+        help="a handler of bench/apps.py, or a WSGI application (default: %(default)s)",
     )
 
 
@@ -217,55 +277,96 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 
 class Pythons:
-    """The interpreters to measure, asked what they are before anything is started."""
+    """The interpreters to measure, asked what they are before anything is started.
 
-    def __init__(self, given: Sequence[str] | None) -> None:
+    Those that are given no name are called after their Python, and ``alone`` if there
+    is no other.
+    """
+
+    def __init__(self, given: Sequence[str] | None, alone: str = "") -> None:
         self.paths: dict[str, str] = {}
-        self.about: dict[str, dict[str, Any]] = {}
-        for text in given or [sys.executable]:
-            self._add(text)
+        self.about: dict[str, About] = {}
+        given = given or [sys.executable]
+        for text in given:
+            self._add(text, alone if len(given) == 1 else "")
 
-    def _add(self, text: str) -> None:
+    def _add(self, text: str, default_name: str) -> None:
         name, _, path = text.rpartition("=")
         about = ask_about(path)
-        name = name or describe_python(about)
+        name = name or default_name or describe_python(about)
         if name in self.paths:
             raise BenchError(f"two interpreters are called {name!r}: use NAME=PATH")
         self.paths[name] = path
         self.about[name] = about
 
     def subjects(self, app: str, batch_size: int = 256) -> list[Subject]:
+        if app == "flask":
+            for name, path in self.paths.items():
+                require_frameworks(path, self.about[name])
         return [
             fastbatch_subject(name, path, app, batch_size)
             for name, path in self.paths.items()
         ]
 
 
-def run_floor(args: argparse.Namespace, cores: Cores) -> Report:
+def run_floor(args: argparse.Namespace) -> Report:
     pythons = Pythons(args.python)
     subjects = [floor_subject(), *pythons.subjects(args.app)]
-    return run_measurement(args, cores, pythons, subjects, floor_text)
+    return run_measurement(args, pythons.about, subjects, compare_text)
 
 
-def run_seed(args: argparse.Namespace, cores: Cores) -> Report:
+def run_wsgi(args: argparse.Namespace) -> Report:
+    return run_comparison(args, "wsgi", [floor_subject()])
+
+
+def run_flask(args: argparse.Namespace) -> Report:
+    return run_comparison(args, "flask", [], FRAMEWORKS)
+
+
+def run_comparison(
+    args: argparse.Namespace,
+    app: str,
+    before: Sequence[Subject],
+    frameworks: Sequence[str] = (),
+) -> Report:
+    """What ``wsgi`` and ``flask`` share: fastbatch and the peers that are there."""
+    pythons = Pythons(args.python, alone="fastbatch")
+    peers = find_peers(args.venvs, app)
+    warn_of_left_out(peers.left_out)
+    subjects = [*before, *pythons.subjects(app), *peers.subjects]
+    servers = pythons.about | peers.about
+    text, found = run_measurement(args, servers, subjects, compare_text)
+    found["left_out"] = peers.left_out
+    return f"{text}\n\n{servers_text(servers, frameworks)}", found
+
+
+def run_peers(args: argparse.Namespace) -> Report:
+    peers = install_peers(args.venvs, args.python)
+    if peers.left_out:
+        reasons = [f"{name}: {why}" for name, why in peers.left_out.items()]
+        raise BenchError("not everything is installed.\n" + "\n".join(reasons))
+    return servers_text(peers.about, FRAMEWORKS), {}
+
+
+def run_seed(args: argparse.Namespace) -> Report:
     pythons = Pythons([args.python] if args.python else None)
     subjects = [
         subject
         for batch_size in args.batch_sizes
         for subject in pythons.subjects(args.app, batch_size)
     ]
-    return run_measurement(args, cores, pythons, subjects, seed_text)
+    return run_measurement(args, pythons.about, subjects, seed_text)
 
 
 def run_measurement(
     args: argparse.Namespace,
-    cores: Cores,
-    pythons: "Pythons",
+    servers: Mapping[str, About],
     subjects: Sequence[Subject],
     to_text: Callable[[Sequence[Result]], str],
 ) -> Report:
-    """What ``floor`` and ``seed`` share: all subjects under all loads."""
+    """What all but ``instructions`` share: all subjects under all loads."""
     find_wrk()
+    cores = choose_cores(args.server_core, args.wrk_core)
     settings = Settings(args.rounds, args.seconds, args.warmup, cores)
     loads = [Load(c, depth) for depth in args.pipeline for c in args.connections]
     announce(cores, settings.expected_seconds(len(loads) * len(subjects)))
@@ -277,14 +378,15 @@ def run_measurement(
         "warmup": args.warmup,
         "one_core": cores.shared,
         "wrk": wrk_version(),
-        "servers": pythons.about,
+        "servers": servers,
         "results": [result_to_json(*pair) for pair in pair_with_base(results)],
     }
     return to_text(results), found
 
 
-def run_instructions(args: argparse.Namespace, cores: Cores) -> Report:
+def run_instructions(args: argparse.Namespace) -> Report:
     find_valgrind()
+    cores = choose_cores(args.server_core, args.wrk_core)
     pythons = Pythons(args.python)
     subjects = [floor_subject(), *pythons.subjects(args.app)]
     counts = count_all(subjects, args.requests, cores.server, args.keep)
@@ -316,18 +418,25 @@ def warn_of_others(results: Sequence[Result]) -> None:
         )
 
 
+def warn_of_left_out(left_out: Mapping[str, str]) -> None:
+    for name, why in left_out.items():
+        warn(f"{name} is left out: {why}. `python -m bench peers` installs it.")
+
+
 def warn(text: str) -> None:
     print(text, file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(arguments)
-    # As at Ctrl-C, so that no server and no wrk is left behind.
+    # As at Ctrl-C, so that no server and no wrk is left behind: a terminal that closes
+    # does not reach the servers, which are process groups of their own.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
     try:
         raise_file_limit()
-        cores = choose_cores(args.server_core, args.wrk_core)
-        text, found = args.run(args, cores)
+        text, found = args.run(args)
     except BenchError as error:
         warn(f"bench: {error}")
         return 1

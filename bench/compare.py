@@ -1,13 +1,14 @@
-"""``python -m bench floor``: fastbatch next to the floor, under the same loads."""
+"""Servers side by side under the same loads: all commands but ``seed``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench.report import show, show_ratio, table
 from bench.results import METRICS, Metric, Result
+from bench.servers import About, describe_python
 from bench.wrk import Load
 
 
-def floor_text(results: Sequence[Result]) -> str:
+def compare_text(results: Sequence[Result]) -> str:
     """A table for each load."""
     by_load: dict[Load, list[Result]] = {}
     for result in results:
@@ -32,3 +33,17 @@ def metric_row(metric: Metric, base: Result, others: Sequence[Result]) -> list[s
         row.append(show(other.spread(metric), metric.digits))
         row.append(show_ratio(other.ratio(metric, base)))
     return row
+
+
+def servers_text(servers: Mapping[str, About], frameworks: Sequence[str] = ()) -> str:
+    """What ran: a row for each server, its versions and those of ``frameworks``."""
+    rows = [
+        [
+            name,
+            f"{about['server']} {about['version']}",
+            describe_python(about),
+            *(about[framework] or "-" for framework in frameworks),
+        ]
+        for name, about in servers.items()
+    ]
+    return table([["server", "version", "Python", *frameworks], *rows])

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.machine import process_stat
 from bench.report import table
 from bench.servers import Server, Subject, running
 from bench.wrk import Load
@@ -88,14 +89,9 @@ class Client:
 
 def wait_until_stopped(pid: int) -> None:
     deadline = time.monotonic() + SOCKET_SECONDS
-    while process_state(pid) != "T":
+    while process_stat(pid)[0] != "T":
         if time.monotonic() > deadline:
             raise BenchError(f"process {pid} does not stop at SIGSTOP")
-
-
-def process_state(pid: int) -> str:
-    """One letter of /proc/PID/stat; the name before it may contain anything."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def read_reply(sock: socket.socket) -> bytes:

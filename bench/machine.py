@@ -85,7 +85,7 @@ def process_clock(pid: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CpuTime:
-    """Seconds that a process has used: all of them, and those outside the kernel."""
+    """Seconds that processes have used: all of them, and those outside the kernel."""
 
     total: float
     user: float
@@ -94,13 +94,39 @@ class CpuTime:
         return CpuTime(self.total - before.total, self.user - before.user)
 
 
-def cpu_time(pid: int) -> CpuTime:
-    """The total is exact. The kernel samples what of it is its own, some 100 times a
+def cpu_time(*pids: int) -> CpuTime:
+    """What these processes have used together.
+
+    The total is exact. The kernel samples what of it is its own, some 100 times a
     second, so that ``user`` is good to some per cent of a measurement of seconds.
     """
-    total = time.clock_gettime(process_clock(pid))
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return CpuTime(total, int(fields[11]) / os.sysconf("SC_CLK_TCK"))
+    total = sum(time.clock_gettime(process_clock(pid)) for pid in pids)
+    user_ticks = sum(int(process_stat(pid)[11]) for pid in pids)
+    return CpuTime(total, user_ticks / os.sysconf("SC_CLK_TCK"))
+
+
+def process_stat(pid: int) -> list[str]:
+    """/proc/PID/stat from the state on; the name before it may contain anything.
+
+    Raises:
+        OSError: there is no such process, or none any more.
+    """
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def group_members(leader: int) -> list[int]:
+    """The processes of ``leader``'s group: itself and what it started, however deep.
+
+    Unlike parenthood the group outlives the parent.
+    """
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            # One that has ended meanwhile.
+            with contextlib.suppress(OSError):
+                if int(process_stat(int(entry.name))[2]) == leader:
+                    found.append(int(entry.name))
+    return sorted(found)
 
 
 def busy_seconds(cores: Cores) -> float:

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from bench.errors import BenchError
 from bench.figures import batch_sizes, subtract
 from bench.machine import Cores, CpuTime, busy_seconds, children_seconds, cpu_time
 from bench.results import Cell, Result, Sample
 from bench.servers import Server, Stats, Subject, running
 from bench.wrk import Load, WrkResult, run_wrk
 
-# Closing wrk's connections is the server's work too; it is waited for before the clock
-# is read again.
+# What wrk leaves behind is the server's work too: connections to close, and as many
+# requests as a slow application has waiting. The clock is read when all that is done:
+# in a tenth of a second the server then takes hardly any time.
 SETTLE_SECONDS = 0.1
+IDLE_SHARE = 0.1
+SETTLE_TRIES = 50
 
 # Starting and ending a server, for the estimate alone.
 START_STOP_SECONDS = 0.5
@@ -39,6 +43,8 @@ class Settings:
 class Reading:
     """All counters at one moment, in seconds: what lies between two is measured."""
 
+    pids: list[int]
+    """The server's processes: ``cpu`` is of all of them."""
     cpu: CpuTime
     busy: float
     children: float
@@ -47,7 +53,9 @@ class Reading:
     @classmethod
     def take(cls, server: Server, cores: Cores) -> Self:
         stats = server.stats()
-        return cls(cpu_time(server.pid), busy_seconds(cores), children_seconds(), stats)
+        pids = server.pids()
+        cpu = cpu_time(*pids)
+        return cls(pids, cpu, busy_seconds(cores), children_seconds(), stats)
 
 
 def measure_cells(
@@ -74,12 +82,27 @@ def measure(server: Server, load: Load, settings: Settings) -> Sample:
     cores = settings.cores
     if settings.warmup:
         run_wrk(server.port, load, settings.warmup, cores.wrk)
-        time.sleep(SETTLE_SECONDS)
+        settle(server)
     before = Reading.take(server, cores)
     result = run_wrk(server.port, load, settings.seconds, cores.wrk)
-    time.sleep(SETTLE_SECONDS)
+    settle(server)
     after = Reading.take(server, cores)
+    if before.pids != after.pids:
+        raise BenchError(
+            f"{server.subject.name} started or lost a process under load "
+            f"({before.pids}, then {after.pids}): its CPU time is not known"
+        )
     return make_sample(server.subject, load, result, before, after)
+
+
+def settle(server: Server) -> None:
+    """Wait until ``server`` is idle, or, if it never is, for some seconds."""
+    used = cpu_time(*server.pids()).total
+    for _ in range(SETTLE_TRIES):
+        time.sleep(SETTLE_SECONDS)
+        before, used = used, cpu_time(*server.pids()).total
+        if used - before < SETTLE_SECONDS * IDLE_SHARE:
+            break
 
 
 def make_sample(

@@ -1,5 +1,6 @@
 """Start a server that is to be measured, ask it for its counters, end it."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -15,13 +16,18 @@ from typing import Any, TypeAlias
 
 from bench.errors import BenchError
 from bench.floor import build_floor
-from bench.machine import pinned
+from bench.machine import group_members, pinned
+from bench.serving import WSGI_APPS
 
 SERVE = Path(__file__).with_name("serve.py")
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 
+# Between two looks whether a server listens.
+POLL_SECONDS = 0.02
+
 Stats: TypeAlias = dict[str, Any]
+About: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +47,33 @@ def floor_subject() -> Subject:
 def fastbatch_subject(
     name: str, python: str, app: str = "hello", batch_size: int = 256
 ) -> Subject:
-    command = (python, str(SERVE), app, "--batch-size", str(batch_size))
-    return Subject(name, command, batch_size)
+    command = [python, str(SERVE), app, "--batch-size", str(batch_size)]
+    if app in WSGI_APPS:
+        command += ["--interface", "wsgi"]
+    return Subject(name, tuple(command), batch_size)
 
 
-def ask_about(python: str) -> dict[str, Any]:
-    """What ``python`` would serve with: see serve.py --about."""
+def ask_about(python: str) -> About:
+    """What ``python`` would serve fastbatch with: see serve.py --about."""
+    try:
+        return run_about(python, str(SERVE))
+    except ImportError as error:
+        raise BenchError(
+            f"{python} cannot import fastbatch ({error}): "
+            f"run `{python} -m pip install .` in the checkout, "
+            "or name another interpreter with --python"
+        ) from None
+
+
+def run_about(python: str, *script: str) -> About:
+    """What a script that serves says with --about.
+
+    Raises:
+        ImportError: its server cannot be imported; with the last line of what was said.
+    """
     try:
         said = subprocess.run(
-            [python, str(SERVE), "--about"],
+            [python, *script, "--about"],
             capture_output=True,
             text=True,
             timeout=START_SECONDS,
@@ -57,17 +81,12 @@ def ask_about(python: str) -> dict[str, Any]:
     except OSError as error:
         raise BenchError(f"{python} does not run: {error.strerror}") from None
     if said.returncode != 0:
-        last_line = said.stderr.strip().rpartition("\n")[2]
-        raise BenchError(
-            f"{python} cannot import fastbatch ({last_line}): "
-            f"run `{python} -m pip install .` in the checkout, "
-            "or name another interpreter with --python"
-        )
-    about: dict[str, Any] = json.loads(said.stdout)
+        raise ImportError(said.stderr.strip().rpartition("\n")[2])
+    about: About = json.loads(said.stdout)
     return about
 
 
-def describe_python(about: dict[str, Any]) -> str:
+def describe_python(about: About) -> str:
     """A short name for a column: "CPython 3.13.0", with what is unusual about it."""
     name = f"{about['implementation']} {about['python']}"
     if about["free_threaded"]:
@@ -89,9 +108,11 @@ class Server:
 
     def wait_until_serving(self, seconds: float) -> None:
         """Until it has answered a request; from then on it also has counters."""
+        deadline = time.monotonic() + seconds
         self.port = self.read_line(seconds)["port"]
         peer = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
+            self._connect(peer, deadline)
             peer.request("GET", "/")
             reply = peer.getresponse()
             reply.read()
@@ -101,6 +122,20 @@ class Server:
             peer.close()
         if reply.status != http.HTTPStatus.OK:
             raise BenchError(f"{self.subject.name} answers {reply.status}, not 200")
+
+    def _connect(self, peer: http.client.HTTPConnection, deadline: float) -> None:
+        """A server may name its port before one of its processes listens on it."""
+        while True:
+            try:
+                return peer.connect()
+            except ConnectionRefusedError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+    def pids(self) -> list[int]:
+        """Its processes: some peers serve in children."""
+        return group_members(self.pid)
 
     def stats(self) -> Stats | None:
         """The counters so far, or None if this server has none."""
@@ -125,16 +160,22 @@ class Server:
         return found
 
     def end(self, seconds: float) -> None:
-        """SIGTERM; SIGKILL for one that does not end. Only ever this one process."""
+        """SIGTERM, upon which it ends its children; SIGKILL to all that do not end."""
         self._process.terminate()
         try:
+            # Until nobody has its standard output any more: its children have it too.
             self._process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+            self.kill()
             raise BenchError(
                 f"{self.subject.name} did not end within {seconds:g} s of SIGTERM"
             ) from None
+
+    def kill(self) -> None:
+        """End it and what it started: its group, and only ever that."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.communicate()
 
 
 @contextmanager
@@ -143,17 +184,19 @@ def running(
 ) -> Iterator[Server]:
     """Start ``subject`` on ``core``, wait until it answers, end it afterwards.
 
-    ``wrapper`` is a command that runs it, such as valgrind; ``patience`` times as long
-    as usual is waited for its start and its end.
+    It leads a process group of its own, in which all its children are: they inherit
+    the core, count as it, and end with it. ``wrapper`` is a command that runs it, such
+    as valgrind; ``patience`` times as long as usual is waited for its start and end.
     """
     with pinned(core):
-        process = subprocess.Popen([*wrapper, *subject.command], stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [*wrapper, *subject.command], stdout=subprocess.PIPE, process_group=0
+        )
     server = Server(subject, process)
     try:
         server.wait_until_serving(START_SECONDS * patience)
         yield server
     except BaseException:
-        process.kill()
-        process.communicate()
+        server.kill()
         raise
     server.end(STOP_SECONDS * patience)

@@ -6,8 +6,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from wsgiref.types import StartResponse
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
 
 import pytest
 
@@ -15,8 +21,8 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench import __main__ as command_line
-from bench import machine, wrk
-from bench.compare import load_table
+from bench import machine, measure, peers, wrk
+from bench.compare import load_table, servers_text
 from bench.errors import BenchError
 from bench.figures import (
     Spread,
@@ -28,10 +34,13 @@ from bench.figures import (
 from bench.floor import ROOT, VENDOR, build_floor, find_sources
 from bench.instructions import parse_callgrind, read_exactly, read_reply
 from bench.machine import Cores, CpuTime, choose_cores, parse_core_list
+from bench.measure import Reading, Settings
+from bench.peers import FRAMEWORKS, PEERS, PINS, find_peers, read_pins
 from bench.report import show, table
 from bench.results import METRICS, Cell, Result, Sample
 from bench.seed import seed_text
 from bench.servers import (
+    About,
     Server,
     Subject,
     ask_about,
@@ -39,7 +48,9 @@ from bench.servers import (
     floor_subject,
     running,
 )
+from bench.serving import WSGI_APPS
 from bench.wrk import Load, WrkResult, parse_wrk
+from bench.wsgi_apps import hello
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -235,6 +246,330 @@ def test_the_clock_of_a_process_counts_its_own_time() -> None:
     assert 0 < (machine.cpu_time(os.getpid()) - before).total < 10
 
 
+# A server of two processes, as some peers are: the second answers, some time after the
+# first has named the port. With an argument it ends at SIGTERM; without, half of it.
+TWO_PROCESSES = """
+import http.server, json, os, signal, socket, sys, time
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+    def log_message(self, *args):
+        pass
+
+with socket.create_server(("127.0.0.1", 0)) as taken:
+    address = taken.getsockname()
+print(json.dumps({"port": address[1]}), flush=True)
+time.sleep(0.1)
+child = os.fork()
+if child == 0:
+    http.server.HTTPServer(address, Handler).serve_forever()
+if sys.argv[1:]:
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGTERM))
+os.wait()
+"""
+
+
+def two_processes(*arguments: str) -> Subject:
+    return Subject("two", (sys.executable, "-c", TWO_PROCESSES, *arguments))
+
+
+def test_all_processes_of_a_server_are_counted() -> None:
+    with running(two_processes("ends"), choose_cores().server) as server:
+        first, second = server.pids()
+        assert first == server.pid
+        assert os.sched_getaffinity(second) == {choose_cores().server}
+        before = machine.cpu_time(second)
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/") as reply:
+            assert reply.status == 200
+        assert machine.cpu_time(second).total > before.total
+        both = machine.cpu_time(first, second).total
+        assert both >= machine.cpu_time(first).total + before.total
+    assert server.pids() == []
+
+
+def test_no_process_of_a_server_is_left_behind() -> None:
+    with (
+        pytest.raises(BenchError, match=r"two did not end within 0\.5 s of SIGTERM"),
+        running(two_processes(), choose_cores().server) as server,
+    ):
+        server.end(0.5)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", server.port))
+
+
+def test_a_server_that_ends_before_it_listens_is_an_error() -> None:
+    ends = Subject("brief", (sys.executable, "-c", "print('{\"port\": 1}')"))
+    with (
+        pytest.raises(BenchError, match=r"brief does not answer: .*refused"),
+        running(ends, choose_cores().server),
+    ):
+        pytest.fail("it cannot be measured")
+
+
+def test_the_clock_is_read_when_the_server_is_idle(
+    monkeypatch: pytest.MonkeyPatch, fake_server: Server
+) -> None:
+    readings = iter([1.0, 1.09, 1.15, 1.151, 9.0])
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(measure, "cpu_time", lambda *_: CpuTime(next(readings), 0))
+    measure.settle(fake_server)
+    assert next(readings) == 9.0
+
+
+def test_a_server_that_loses_a_process_gives_no_figure(
+    monkeypatch: pytest.MonkeyPatch, fake_server: Server
+) -> None:
+    readings = iter([Reading([1, pid], CpuTime(0, 0), 0, 0, None) for pid in (2, 3)])
+    monkeypatch.setattr(Reading, "take", lambda *_: next(readings))
+    monkeypatch.setattr(measure, "run_wrk", lambda *_: parse_wrk(WRK_OUTPUT))
+    monkeypatch.setattr(measure, "settle", lambda _server: None)
+    settings = Settings(1, 1, 1, Cores(0, 1))
+    with pytest.raises(BenchError, match="fake started or lost a process"):
+        measure.measure(fake_server, Load(1), settings)
+
+
+@pytest.fixture
+def fake_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(Server, "pids", lambda _self: [1])
+    with subprocess.Popen(["true"], stdout=subprocess.PIPE) as process:
+        yield Server(Subject("fake", ("true",)), process)
+
+
+# ---- the peers -----------------------------------------------------------------------
+
+
+def make_about(server: str, **changes: str | None) -> About:
+    pins = read_pins(PINS.read_text())
+    about = {
+        "server": server,
+        "version": pins.get(server, "1.0"),
+        "implementation": "CPython",
+        "python": "3.13.0",
+        "free_threaded": False,
+        "gil": True,
+        **{framework: pins[framework] for framework in FRAMEWORKS},
+    }
+    return about | changes
+
+
+def test_every_peer_and_all_of_flask_has_an_exact_version() -> None:
+    text = PINS.read_text()
+    pins = read_pins(text)
+    assert {*PEERS, *FRAMEWORKS} <= pins.keys()
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert lines == [f"{name}=={version}" for name, version in pins.items()]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_serve_peer_knows_every_peer(name: str) -> None:
+    about = peers.about_peer(name, sys.executable)
+    assert about["server"] == name
+    assert about.keys() == make_about(name).keys()
+
+
+def test_other_versions_than_the_pinned_are_named() -> None:
+    about = make_about("granian", version="1.0", flask=None)
+    pins = read_pins(PINS.read_text())
+    assert peers.wrong_versions(about, ["granian", *FRAMEWORKS]) == [
+        f"granian is 1.0 and not {pins['granian']}",
+        f"flask is missing and not {pins['flask']}",
+    ]
+    assert peers.wrong_versions(make_about("granian"), ["granian", *FRAMEWORKS]) == []
+
+
+def test_an_interpreter_without_the_same_flask_is_told_how_to_get_it() -> None:
+    peers.require_frameworks("mine", make_about("fastbatch"))
+    command = r"`mine -m pip install -c bench/peers\.txt flask`"
+    with pytest.raises(BenchError, match=rf"flask is missing .*run {command}"):
+        peers.require_frameworks("mine", make_about("fastbatch", flask=None))
+    with pytest.raises(BenchError, match=r"werkzeug is 1\.0 and not"):
+        peers.require_frameworks("mine", make_about("fastbatch", werkzeug="1.0"))
+
+
+def test_peers_that_are_not_there_are_left_out_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(name: str, _python: str) -> About:
+        if name == "bjoern":
+            raise ImportError("no libev")
+        return make_about(name)
+
+    for name in ("bjoern", "granian"):
+        python = peers.venv_python(tmp_path, name)
+        python.parent.mkdir(parents=True)
+        python.touch()
+    monkeypatch.setattr(peers, "about_peer", ask)
+    found = find_peers(tmp_path, "flask")
+    assert found.left_out == {"bjoern": "no libev", "fastpysgi": "it is not installed"}
+    assert found.about == {"granian": make_about("granian")}
+    assert [subject.name for subject in found.subjects] == ["granian"]
+    assert found.subjects[0].command[-2:] == ("granian", "flask")
+
+
+def test_who_is_left_out_is_told_how_to_install_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command_line.warn_of_left_out({"bjoern": "it is not installed"})
+    said = capsys.readouterr().err
+    assert "bjoern is left out: it is not installed." in said
+    assert "`python -m bench peers`" in said
+
+
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [
+        ("x.h:1:1: fatal error: ev.h: No such file or directory\n", "libev-dev"),
+        ("x.h:1:1: fatal error: Python.h: No such file or directory", "python3-dev"),
+        ("error: command 'x86_64-linux-gnu-gcc' failed: No such file", "libc6-dev"),
+        ("maturin failed\nerror: metadata-generation-failed", "another Python"),
+        ("so\nERROR: No matching distribution\n\nhint: none\n", "ERROR: No matching"),
+        ("so\n", "so"),
+        ("", "said nothing"),
+    ],
+)
+def test_why_a_peer_is_not_installed_is_one_sentence(output: str, reason: str) -> None:
+    assert reason in peers.failure(output)
+    assert "\n" not in peers.failure(output)
+
+
+def test_what_an_installation_says_is_kept(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    code = "raise SystemExit('fatal error: ev.h: No such file or directory')"
+    with pytest.raises(BenchError, match=r"libev-dev; see .*log"):
+        peers.run_logged([sys.executable, "-c", code], log)
+    assert "fatal error" in log.read_text()
+
+
+def test_one_peer_that_fails_does_not_stop_the_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asked = []
+
+    def install(name: str, _venvs: Path, _python: str) -> None:
+        asked.append(name)
+        if name == "bjoern":
+            raise BenchError("libev's headers are missing")
+
+    monkeypatch.setattr(peers, "install_peer", install)
+    assert command_line.main(["peers", "--venvs", str(tmp_path)]) == 1
+    assert asked == list(PEERS)
+    assert "\nbjoern: libev's headers are missing\n" in capsys.readouterr().err
+
+
+def test_a_venv_is_made_once_and_again_for_another_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    in_venv = str(peers.venv_python(tmp_path, "granian"))
+    Path(in_venv).parent.mkdir(parents=True)
+    Path(in_venv).touch()
+    pythons = {"old": "3.12.1", "new": "3.13.0", in_venv: "3.12.1"}
+    monkeypatch.setattr(
+        peers,
+        "about_peer",
+        lambda name, python: make_about(name, python=pythons[python]),
+    )
+    monkeypatch.setattr(
+        peers, "run_logged", lambda command, _: commands.append(command)
+    )
+    peers.install_peer("granian", tmp_path, "old")
+    assert [command[:4] for command in commands] == [
+        [in_venv, "-m", "pip", "--disable-pip-version-check"]
+    ]
+    assert commands[0][4:] == ["install", "-c", str(PINS), "granian", "flask"]
+    peers.install_peer("granian", tmp_path, "new")
+    assert commands[1][:4] == ["new", "-m", "venv", "--clear"]
+
+
+def test_the_versions_of_what_ran_are_shown() -> None:
+    servers = {"mine": make_about("fastbatch"), "bjoern": make_about("bjoern")}
+    header, _, mine, _ = servers_text(servers, FRAMEWORKS).splitlines()
+    assert header.split() == ["server", "version", "Python", "flask", "werkzeug"]
+    flask, werkzeug = (servers["mine"][name] for name in FRAMEWORKS)
+    assert mine.split() == [
+        *("mine", "fastbatch", "1.0", "CPython", "3.13.0", flask, werkzeug)
+    ]
+
+
+def test_the_only_interpreter_is_called_fastbatch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def names(*given: str) -> list[str]:
+        return list(command_line.Pythons(given, alone="fastbatch").about)
+
+    monkeypatch.setattr(
+        command_line,
+        "ask_about",
+        lambda path: make_about("fastbatch", python=path),
+    )
+    assert names("3.13.0") == ["fastbatch"]
+    assert names("mine=3.13.0") == ["mine"]
+    assert names("3.13.0", "3.12.0") == ["CPython 3.13.0", "CPython 3.12.0"]
+
+
+def test_the_wsgi_application_answers_as_the_handler_does() -> None:
+    said: list[Any] = []
+
+    def start_response(*arguments: Any) -> Any:
+        said.extend(arguments)
+        return lambda _data: None
+
+    environ: dict[str, Any] = {"REQUEST_METHOD": "GET", "QUERY_STRING": ""}
+    setup_testing_defaults(environ)
+    start: StartResponse = start_response
+    body = validator(hello)(environ, start)
+    assert b"".join(body) == b"Hello, World!"
+    body.close()  # type: ignore[attr-defined]
+    assert said[:2] == [
+        "200 OK",
+        [("Content-Type", "text/plain; charset=utf-8"), ("Content-Length", "13")],
+    ]
+
+
+@pytest.mark.parametrize("app", WSGI_APPS)
+def test_fastbatch_is_told_that_an_application_is_a_wsgi_one(app: str) -> None:
+    command = fastbatch_subject("mine", "python", app).command
+    assert command[-2:] == ("--interface", "wsgi")
+    assert "--interface" not in fastbatch_subject("mine", "python", "hello").command
+
+
+# What serve_peer.py uses of bjoern.
+STAND_IN = """
+import socket
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+def bind_and_listen(host, port, listen_backlog):
+    return socket.create_server((host, port), backlog=listen_backlog)
+
+def server_run(listener, app):
+    server = WSGIServer(listener.getsockname(), WSGIRequestHandler, False)
+    server.socket.close()
+    server.socket = listener
+    server.server_name, server.server_port = listener.getsockname()
+    server.setup_environ()
+    server.set_app(app)
+    server.serve_forever()
+"""
+
+
+def test_a_peer_serves_the_wsgi_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bjoern.py").write_text(STAND_IN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    command = (sys.executable, str(peers.SERVE_PEER), "bjoern", "wsgi")
+    with (
+        running(Subject("bjoern", command), choose_cores().server) as server,
+        urllib.request.urlopen(f"http://127.0.0.1:{server.port}/") as reply,
+    ):
+        assert reply.read() == b"Hello, World!"
+        assert reply.headers["Content-Type"] == "text/plain; charset=utf-8"
+
+
 # ---- the command line ----------------------------------------------------------------
 
 
@@ -244,6 +579,8 @@ def test_the_clock_of_a_process_counts_its_own_time() -> None:
         ["floor", "--rounds", "0"],
         ["floor", "--seconds", "61"],
         ["floor", "--connections", "x"],
+        ["wsgi", "--rounds", "0"],
+        ["flask", "--pipeline", "1001"],
         ["seed", "--batch-sizes", "257"],
     ],
 )

@@ -1,0 +1,57 @@
+"""What serve.py and serve_peer.py share: the applications by name, and what they say.
+
+Both are run as files, with this directory first in sys.path. Nothing of the package is
+imported here, because the interpreters that they run in need not find it.
+"""
+
+import importlib
+import importlib.metadata
+import json
+import platform
+import sys
+import sysconfig
+from typing import Any
+
+# As many as the floor lets wait.
+BACKLOG = 2048
+
+# The WSGI applications. Any other name is that of a request handler in apps.py.
+WSGI_APPS = {"wsgi": "wsgi_apps:hello", "flask": "flask_app:app"}
+
+
+def load_app(name: str) -> Any:
+    module, _, attribute = WSGI_APPS.get(name, f"apps:{name}").partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def say(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
+
+
+def about(server: str) -> dict[str, Any]:
+    """What ``server`` and its application would run with here.
+
+    The server is imported if it is installed: an extension that does not declare itself
+    safe turns the GIL on.
+    """
+    version = installed(server)
+    if version is not None:
+        importlib.import_module(server)
+    return {
+        "server": server,
+        "version": version,
+        "implementation": platform.python_implementation(),
+        "python": platform.python_version(),
+        "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+        "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
+        "flask": installed("flask"),
+        "werkzeug": installed("werkzeug"),
+    }
+
+
+def installed(distribution: str) -> str | None:
+    """The version that this interpreter has of it, if any."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
