@@ -123,9 +123,19 @@ class ErrorLog:
             self._log(line)
 
     def _log(self, line: str) -> None:
+        # As log.error() does, but for one thing: since 3.13.4 that is silent within the
+        # handler of any logger, and such a handler may well be what writes here.
+        is_off = log.disabled or log.manager.disable >= logging.ERROR
+        if is_off or log.getEffectiveLevel() > logging.ERROR:
+            return
+        record = log.makeRecord(
+            log.name, logging.ERROR, __file__, 0, "%s", (line,), None
+        )
+        if not log.filter(record):
+            return
         self._logging.is_busy = True
         try:
-            log.error("%s", line)
+            log.callHandlers(record)
         finally:
             self._logging.is_busy = False
 

@@ -775,10 +775,34 @@ def test_head_is_not_sent_before_there_is_body(serve: Serve) -> None:
             yield b""
         yield b"body"
         arrived.append(has_arrived(client))
+        is_over.set()
 
+    is_over = threading.Event()
     with Connection(serve(app)) as client:
-        assert client.ask().body == b"body"
+        client.send(get())
+        assert is_over.wait(helpers.TIMEOUT)  # to read now would be to take it away
+        assert client.reply().body == b"body"
     assert arrived == [False] * 3 + [True]
+
+
+def test_head_is_not_sent_before_something_is_written(serve: Serve) -> None:
+    """... or upon the application's first invocation of the write() callable."""
+    arrived: list[bool] = []
+
+    def app(_environ: Environ, start_response: StartResponse) -> list[bytes]:
+        write = start_response(OK, [])
+        arrived.append(has_arrived(client))
+        write(b"written")
+        arrived.append(has_arrived(client))
+        is_over.set()
+        return []
+
+    is_over = threading.Event()
+    with Connection(serve(app)) as client:
+        client.send(get())
+        assert is_over.wait(helpers.TIMEOUT)
+        assert client.reply().body == b"written"
+    assert arrived == [False, True]
 
 
 class OopsError(Exception):
@@ -1368,6 +1392,22 @@ def test_application_is_run_by_one_thread_at_a_time(serve: Serve) -> None:
             len({*pool.map(lambda _: helpers.get_url(server).status, range(50))}) == 1
         )
     assert together == [False] * 50
+
+
+# ---- Application Configuration ------------------------------------------------------
+
+
+def test_environ_may_be_configured_by_a_script(serve: Serve) -> None:
+    """Even in the worst case, persons deploying an application can create a script to
+    supply the necessary configuration values.
+    """
+    the_app = replies(lambda environ: [environ["the_app.configval1"].encode()])
+
+    def new_app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        environ["the_app.configval1"] = "something"
+        return the_app(environ, start_response)
+
+    assert helpers.get_url(serve(new_app)).body == b"something"
 
 
 # ---- URL Reconstruction -------------------------------------------------------------

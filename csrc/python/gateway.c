@@ -13,162 +13,9 @@
 #include "python/batch.h"
 #include "python/input.h"
 #include "python/reply.h"
+#include "python/result.h"
 
 #include <unistd.h>
-
-/* What an application returned, while it is looked at. */
-typedef struct given {
-    PyObject *result;
-    PyObject *iterator; /* of what is no list; or NULL */
-    PyObject *body;    /* the first item that is not empty, or all of a list; or NULL */
-    Py_buffer view;    /* of body, when view.obj is set */
-    bool is_whole;     /* nothing comes behind body */
-    bool is_handed_on; /* a body of the connection calls close() of result */
-    PyObject *context; /* of contextvars: it is entered */
-} given;
-
-static void
-fini_given(given *g)
-{
-    if (g->view.obj != NULL) {
-        PyBuffer_Release(&g->view);
-    }
-    Py_XDECREF(g->body);
-    Py_XDECREF(g->iterator);
-    Py_XDECREF(g->result);
-    Py_XDECREF(g->context);
-}
-
-/* ---- looking at the result ------------------------------------------------------- */
-
-/* Keep body, a new reference, if its bytes can be had. Returns 0, or -1 with an
- * exception set. */
-static int
-take_body(const py_state *state, given *g, PyObject *body)
-{
-    g->body = body;
-    if (PyObject_GetBuffer(body, &g->view, PyBUF_SIMPLE) == 0) {
-        return 0;
-    }
-    g->view.obj = NULL;
-    if (PyErr_ExceptionMatches(PyExc_TypeError) ||
-        PyErr_ExceptionMatches(PyExc_BufferError)) {
-        PyErr_Clear();
-        py_raise_reply_error(state, "the application gave %U where bytes are due",
-                             body);
-    }
-    return -1;
-}
-
-/* Returns a new reference, or NULL with an exception set. */
-static PyObject *
-join(PyObject *items)
-{
-    PyObject *empty = PyBytes_FromStringAndSize(NULL, 0);
-    PyObject *joined =
-        empty != NULL ? PyObject_CallMethod(empty, "join", "(O)", items) : NULL;
-    Py_XDECREF(empty);
-    return joined;
-}
-
-/* A list or a tuple is all there: its items are one body. */
-static int
-read_items(const py_state *state, given *g)
-{
-    g->is_whole = true;
-    if (PyList_CheckExact(g->result) && PyList_Size(g->result) == 1) {
-        PyObject *item = PyList_GetItemRef(g->result, 0);
-        return item != NULL ? take_body(state, g, item) : -1;
-    }
-    /* A snapshot of a list, which another thread may change. */
-    PyObject *items = PySequence_Tuple(g->result);
-    if (items == NULL) {
-        return -1;
-    }
-    PyObject *body = NULL;
-    Py_ssize_t n = PyTuple_Size(items);
-    if (n == 1) {
-        body = Py_NewRef(PyTuple_GetItem(items, 0));
-    } else if (n > 1) {
-        body = join(items);
-    }
-    Py_DECREF(items);
-    if (n == 0) {
-        return 0;
-    }
-    return body != NULL ? take_body(state, g, body) : -1;
-}
-
-/* Look for the first item that is not empty, for not too long: while there is none, the
- * head may still change, and other connections wait. */
-static int
-read_first_item(const py_state *state, given *g)
-{
-    uint64_t began = 0;
-    for (;;) {
-        PyObject *item = PyIter_Next(g->iterator);
-        if (item == NULL) {
-            g->is_whole = true;
-            return PyErr_Occurred() ? -1 : 0;
-        }
-        if (take_body(state, g, item) < 0) {
-            return -1;
-        }
-        if (g->view.len > 0) {
-            return 0;
-        }
-        PyBuffer_Release(&g->view);
-        Py_CLEAR(g->body);
-        uint64_t now = uv_hrtime();
-        began = began == 0 ? now : began;
-        if (now - began > FB_EARLY_FLUSH_NS) {
-            return 0;
-        }
-    }
-}
-
-/* Returns whether result says that it has one item, PEP 3333 "Handling the
- * Content-Length Header"; or -1 with an exception set that is no Exception. */
-static int
-has_one_item(PyObject *result)
-{
-    if (PyType_GetSlot(Py_TYPE(result), Py_sq_length) == NULL &&
-        PyType_GetSlot(Py_TYPE(result), Py_mp_length) == NULL) {
-        return 0;
-    }
-    Py_ssize_t n = PyObject_Size(result);
-    if (n < 0 && PyErr_ExceptionMatches(PyExc_Exception)) {
-        PyErr_Clear(); /* it does not say */
-        return 0;
-    }
-    return n < 0 ? -1 : n == 1;
-}
-
-static int
-read_iterable(const py_state *state, given *g)
-{
-    if (PyUnicode_Check(g->result) || PyBytes_Check(g->result)) {
-        py_raise_reply_error(state, "the application returned %U, not a list of bytes",
-                             g->result);
-        return -1;
-    }
-    if (PyType_GetSlot(Py_TYPE(g->result), Py_tp_iter) == NULL &&
-        !PySequence_Check(g->result)) {
-        py_raise_reply_error(state, "the application returned %U, which is no iterable",
-                             g->result);
-        return -1;
-    }
-    int is_one = has_one_item(g->result);
-    if (is_one < 0) {
-        return -1;
-    }
-    g->iterator = PyObject_GetIter(g->result);
-    if (g->iterator == NULL || read_first_item(state, g) < 0) {
-        return -1;
-    }
-    g->is_whole = g->is_whole || (is_one && g->body != NULL);
-    return 0;
-}
 
 /* ---- files ----------------------------------------------------------------------- */
 
@@ -198,7 +45,8 @@ read_file(const py_gateway *self, PyObject *result, fb_file *file)
 }
 
 static int
-send_file(py_server *server, fb_slot *slot, py_start *start, fb_file *file, given *g)
+send_file(py_server *server, fb_slot *slot, py_start *start, fb_file *file,
+          py_result *r)
 {
     py_head *head = &start->head;
     if (head->has_length && head->length < file->left) {
@@ -208,10 +56,10 @@ send_file(py_server *server, fb_slot *slot, py_start *start, fb_file *file, give
         .head = head,
         .len = file->left,
         .file = file,
-        .closes = g->result,
+        .closes = r->object,
     };
     int error = py_reply_send(server, slot, &reply);
-    g->is_handed_on = reply.is_given;
+    r->is_handed_on = reply.is_given;
     return error;
 }
 
@@ -219,18 +67,18 @@ send_file(py_server *server, fb_slot *slot, py_start *start, fb_file *file, give
  * exception set. */
 static int
 try_file(const py_gateway *self, py_server *server, fb_slot *slot, py_start *start,
-         given *g)
+         py_result *r)
 {
     fb_file file = {0};
-    int verdict = start->has_written ? 0 : read_file(self, g->result, &file);
+    int verdict = start->has_written ? 0 : read_file(self, r->object, &file);
     if (verdict <= 0) {
         return verdict;
     }
     int error = py_start_seal(start);
     if (error == 0) {
-        error = send_file(server, slot, start, &file, g);
+        error = send_file(server, slot, start, &file, r);
     }
-    if (!g->is_handed_on) {
+    if (!r->is_handed_on) {
         close(file.fd);
     }
     return error < 0 ? -1 : 1;
@@ -250,23 +98,23 @@ report_excess(py_server *server, uint64_t promised)
 
 /* Returns whether g has all of the body that is to be sent. */
 static bool
-is_all_there(const given *g, const py_start *start, const py_asked *asked)
+is_all_there(const py_result *r, const py_start *start, const py_asked *asked)
 {
     const py_head *head = &start->head;
-    return g->is_whole || !py_head_sends_body(head, asked) ||
-           (head->has_length && (uint64_t)g->view.len >= head->length);
+    return r->is_whole || !py_head_sends_body(head, asked) ||
+           (head->has_length && (uint64_t)r->view.len >= head->length);
 }
 
 static int
-send_whole(py_server *server, fb_slot *slot, const py_start *start, given *g)
+send_whole(py_server *server, fb_slot *slot, const py_start *start, py_result *r)
 {
     const py_head *head = &start->head;
     py_asked asked = py_reply_asked(slot);
-    uint64_t len = (uint64_t)g->view.len;
+    uint64_t len = (uint64_t)r->view.len;
     if (!py_head_sends_body(head, &asked)) {
         /* What a GET would have had is known of a list alone, and if it is not empty.
          */
-        len = g->is_whole && len > 0 && !head->has_length ? len : PY_LENGTH_UNKNOWN;
+        len = r->is_whole && len > 0 && !head->has_length ? len : PY_LENGTH_UNKNOWN;
     } else if (head->has_length && len > head->length) {
         report_excess(server, head->length);
         len = head->length;
@@ -274,13 +122,13 @@ send_whole(py_server *server, fb_slot *slot, const py_start *start, given *g)
     py_reply reply = {
         .head = head,
         .len = len,
-        .data = g->body != NULL ? g->view.buf : NULL,
+        .data = r->body != NULL ? r->view.buf : NULL,
     };
-    if (g->body != NULL && PyBytes_CheckExact(g->body)) {
-        reply.holder = g->body;
+    if (r->body != NULL && PyBytes_CheckExact(r->body)) {
+        reply.holder = r->body;
     } else {
-        reply.view = g->view;
-        g->view.obj = NULL;
+        reply.view = r->view;
+        r->view.obj = NULL;
     }
     int error = py_reply_send(server, slot, &reply);
     if (reply.view.obj != NULL) {
@@ -290,22 +138,22 @@ send_whole(py_server *server, fb_slot *slot, const py_start *start, given *g)
 }
 
 static int
-send_stream(py_server *server, fb_slot *slot, py_start *start, given *g)
+send_stream(py_server *server, fb_slot *slot, py_start *start, py_result *r)
 {
     py_stream stream = {
-        .iterator = g->iterator,
-        .first = g->body,
-        .context = g->context,
+        .iterator = r->iterator,
+        .first = r->body,
+        .context = r->context,
         .is_wsgi = true,
     };
     py_reply reply = {
         .head = &start->head,
         .len = PY_LENGTH_UNKNOWN,
         .stream = &stream,
-        .closes = g->result,
+        .closes = r->object,
     };
     int error = py_reply_send(server, slot, &reply);
-    g->is_handed_on = reply.is_given;
+    r->is_handed_on = reply.is_given;
     return error;
 }
 
@@ -349,11 +197,11 @@ put_file(py_server *server, fb_slot *slot, py_start *start)
 
 /* Not even the first byte is there: the head goes later, as soon as it is final. */
 static int
-send_later(py_server *server, fb_slot *slot, py_start *start, given *g)
+send_later(py_server *server, fb_slot *slot, py_start *start, py_result *r)
 {
     py_stream stream = {
-        .iterator = g->iterator,
-        .context = g->context,
+        .iterator = r->iterator,
+        .context = r->context,
         .is_wsgi = true,
         .is_unsent = true,
         .start = start,
@@ -361,11 +209,11 @@ send_later(py_server *server, fb_slot *slot, py_start *start, given *g)
     };
     /* On 1.0 the end may be that of the connection; it has to be said now. */
     stream.asked.keep_alive = stream.asked.keep_alive && !stream.asked.is_http10;
-    fb_body body = py_body_stream(server, &stream, g->result);
+    fb_body body = py_body_stream(server, &stream, r->object);
     if (body.ops == NULL) {
         return -1;
     }
-    g->is_handed_on = true;
+    r->is_handed_on = true;
     put_body(server, slot, body);
     finish_slot(server, slot, stream.asked.keep_alive);
     return 0;
@@ -373,12 +221,12 @@ send_later(py_server *server, fb_slot *slot, py_start *start, given *g)
 
 /* After write(): the head is sent, and the rest follows as a stream. */
 static int
-send_rest(py_server *server, fb_slot *slot, py_start *start, given *g)
+send_rest(py_server *server, fb_slot *slot, py_start *start, py_result *r)
 {
     py_stream stream = {
-        .iterator = g->iterator,
-        .first = g->body,
-        .context = g->context,
+        .iterator = r->iterator,
+        .first = r->body,
+        .context = r->context,
         .framing = start->framing,
         .missing = start->missing,
         .is_wsgi = true,
@@ -398,34 +246,34 @@ send_rest(py_server *server, fb_slot *slot, py_start *start, given *g)
             return -1;
         }
         none = stream.iterator;
-        stream.first = start->sends_body ? g->body : NULL;
+        stream.first = start->sends_body ? r->body : NULL;
     }
-    fb_body body = py_body_stream(server, &stream, g->result);
+    fb_body body = py_body_stream(server, &stream, r->object);
     Py_XDECREF(none);
     if (body.ops == NULL) {
         return -1;
     }
-    g->is_handed_on = true;
+    r->is_handed_on = true;
     put_body(server, slot, body);
     finish_slot(server, slot, start->keep_alive);
     return 0;
 }
 
 static int
-send_given(py_server *server, fb_slot *slot, py_start *start, given *g)
+send_result(py_server *server, fb_slot *slot, py_start *start, py_result *r)
 {
     py_asked asked = py_reply_asked(slot);
     if (start->has_written) {
-        return send_rest(server, slot, start, g);
+        return send_rest(server, slot, start, r);
     }
-    if (g->body == NULL && !g->is_whole) {
-        return send_later(server, slot, start, g);
+    if (r->body == NULL && !r->is_whole) {
+        return send_later(server, slot, start, r);
     }
     if (py_start_seal(start) < 0) {
         return -1;
     }
-    return is_all_there(g, start, &asked) ? send_whole(server, slot, start, g)
-                                          : send_stream(server, slot, start, g);
+    return is_all_there(r, start, &asked) ? send_whole(server, slot, start, r)
+                                          : send_stream(server, slot, start, r);
 }
 
 /* ---- one slot -------------------------------------------------------------------- */
@@ -448,28 +296,26 @@ call_application(py_gateway *self, py_server *server, fb_slot *slot, py_start *s
 
 static int
 answer_with(py_gateway *self, py_server *server, fb_slot *slot, py_start *start,
-            given *g)
+            py_result *r)
 {
-    int verdict = try_file(self, server, slot, start, g);
+    int verdict = try_file(self, server, slot, start, r);
     if (verdict != 0) {
         return verdict < 0 ? -1 : 0;
     }
-    bool is_list = PyList_CheckExact(g->result) || PyTuple_CheckExact(g->result);
-    int error = is_list ? read_items(self->state, g) : read_iterable(self->state, g);
-    return error < 0 ? -1 : send_given(server, slot, start, g);
+    int error = py_result_read(self->state, r);
+    return error < 0 ? -1 : send_result(server, slot, start, r);
 }
 
 /* Close what the application returned, unless it is being sent. The reply is on its way
  * meanwhile: close() may take as long as it likes. */
 static void
-close_given(py_server *server, const given *g)
+close_result(py_server *server, const py_result *r)
 {
-    if (g->result == NULL || g->is_handed_on || PyList_CheckExact(g->result) ||
-        PyTuple_CheckExact(g->result)) {
+    if (r->object == NULL || r->is_handed_on || py_result_is_list(r)) {
         return;
     }
     fb_flusher_arm(&server->server->flusher);
-    py_body_close(server, g->result, NULL);
+    py_body_close(server, r->object, NULL);
 }
 
 /* What report raises itself is logged; what is no Exception, the server keeps. */
@@ -546,15 +392,15 @@ give_start(py_gateway *self, py_start *start)
 
 static int
 answer_in_context(py_gateway *self, py_server *server, size_t i, py_start *start,
-                  given *g)
+                  py_result *r)
 {
     fb_slot *slot = &server->server->batch.slots[i];
-    g->result = call_application(self, server, slot, start);
-    int error = g->result != NULL ? answer_with(self, server, slot, start, g) : -1;
+    r->object = call_application(self, server, slot, start);
+    int error = r->object != NULL ? answer_with(self, server, slot, start, r) : -1;
     if (error < 0) {
         error = fail_slot(self, server, i, start);
     }
-    close_given(server, g);
+    close_result(server, r);
     return error;
 }
 
@@ -565,14 +411,14 @@ answer_slot(py_gateway *self, py_server *server, size_t i)
 {
     int error;
     py_start *start = take_start(self);
-    given g = {.context = start != NULL ? PyContext_CopyCurrent() : NULL};
-    if (g.context != NULL && PyContext_Enter(g.context) == 0) {
-        error = answer_in_context(self, server, i, start, &g);
-        py_leave_context(self->state, g.context);
+    py_result r = {.context = start != NULL ? PyContext_CopyCurrent() : NULL};
+    if (r.context != NULL && PyContext_Enter(r.context) == 0) {
+        error = answer_in_context(self, server, i, start, &r);
+        py_leave_context(self->state, r.context);
     } else {
         error = fail_slot(self, server, i, NULL);
     }
-    fini_given(&g);
+    py_result_fini(&r);
     give_start(self, start);
     return error;
 }
