@@ -89,7 +89,8 @@ class Server:
     thread.
 
     Args:
-        handler: what answers the requests.
+        handler: what answers the requests: a function of one request, or a WSGI
+            application.
         options: the options, or else keyword arguments, as for ``run()``.
 
     Raises:
@@ -352,7 +353,8 @@ def run(
     silences it.
 
     Args:
-        handler: what answers the requests.
+        handler: what answers the requests: a function of one request, or a WSGI
+            application.
         options: all options, the environment being ignored; or else keyword arguments:
         **arguments: the options that are to differ, and ``host`` and ``port``, short
             for ``bind="host:port"``.

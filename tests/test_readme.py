@@ -53,8 +53,22 @@ def test_the_example_of_a_server_prints_its_reply(
     assert capsys.readouterr().out == "b'Hello!'\n"
 
 
+def test_the_example_of_an_application_serves(serve: Serve, monkeypatch: Any) -> None:
+    applications = []
+    monkeypatch.setattr(fastbatch, "run", applications.append)
+    exec(block_with("fastbatch.run(application)"), {})
+    assert get(serve(applications[0]).url + "/a") == (200, "Hello from /a")
+
+
+def test_options_that_others_are_compared_with_are_there() -> None:
+    rows = re.findall(r"^\| [^|]+(?: \|[^|]*){3} \|([^|]*)\|$", README, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)} - {"http"}
+    assert named - {"ProxyFix"} <= set(fastbatch.Options.__dataclass_fields__)
+    assert {"max_body", "root_path", "keepalive_timeout"} <= named
+
+
 def test_all_python_blocks_are_run_here() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize(("name", "value"), ROWS)
