@@ -26,7 +26,8 @@ is_hex(char c)
 static bool
 is_reg_name_char(char c)
 {
-    return is_alpha(c) || is_digit(c) || (c != '\0' && strchr("-._~!$&'()*+,;=%", c));
+    return is_alpha(c) || is_digit(c) || c == '.' || c == '-' ||
+           (c != '\0' && strchr("_~!$&'()*+,;=%", c) != NULL);
 }
 
 static size_t

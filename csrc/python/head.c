@@ -35,6 +35,10 @@ py_head_move(py_head *to, py_head *from)
 void
 py_head_reset(py_head *head)
 {
+    if (head->n_kept == 0 && head->kept == head->inline_kept) {
+        py_head_init(head);
+        return;
+    }
     py_head old; /* letting go of an object may run code that looks at head */
     py_head_move(&old, head);
     for (size_t i = 0; i < old.n_kept; i++) {

@@ -6,10 +6,13 @@
 #include "check.h"
 #include "core/status.h"
 #include "fault.h"
+#include "io/file.h"
 #include "io/server.h"
+#include "io/spool.h"
 #include "peer.h"
 
 #include <assert.h>
+#include <dirent.h>
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -36,6 +39,8 @@ typedef struct world {
     atomic_size_t n_released; /* of those */
     atomic_size_t n_pulled;   /* bytes of streams */
     atomic_bool is_held;      /* a dispatch waits while it is */
+    const char *temp_dir;
+    int file; /* BIG_BYTES of big, for /file */
 } world;
 
 static world w;
@@ -76,6 +81,39 @@ on_release(void *owner)
 }
 
 static const fb_body_ops body_ops = {.pull = on_pull, .release = on_release};
+
+static fb_pull
+on_pull_file(void *owner, fb_buf *into)
+{
+    return fb_file_pull(owner, into);
+}
+
+static fb_splice
+on_splice_file(void *owner, int fd, size_t most, size_t *n_sent)
+{
+    return fb_file_splice(owner, fd, most, n_sent);
+}
+
+static const fb_body_ops file_ops = {
+    .pull = on_pull_file,
+    .splice = on_splice_file,
+    .release = on_release,
+};
+
+#define FILE_OFFSET 7 /* bytes: /file sends what follows */
+
+static fb_body
+new_file_body(void)
+{
+    fb_file *file = malloc(sizeof(*file));
+    assert(file != NULL);
+    *file = (fb_file){
+        .fd = w.file,
+        .offset = FILE_OFFSET,
+        .left = BIG_BYTES - FILE_OFFSET,
+    };
+    return (fb_body){.ops = &file_ops, .owner = file};
+}
 
 /* ---- the dispatcher: what to do is in the path ----------------------------------- */
 
@@ -118,7 +156,9 @@ static void
 answer_with_body(fb_slot *slot, fb_body body)
 {
     fb_head head = head_of(slot, body.len);
-    if (body.data == NULL) {
+    if (body.ops == &file_ops) {
+        head.length = ((const fb_file *)body.owner)->left;
+    } else if (body.data == NULL) {
         head.framing = FB_FRAMING_CHUNKED;
     }
     fb_out *out = fb_conn_out(slot->owner);
@@ -143,11 +183,34 @@ new_stream(bool breaks)
     return (fb_body){.ops = &body_ops, .owner = from};
 }
 
+/* Send back a body that was spooled. */
+static void
+answer_from_file(fb_slot *slot)
+{
+    size_t len = (size_t)slot->req.n_spooled;
+    char *bytes = malloc(len);
+    assert(bytes != NULL && slot->req.body.len == 0);
+    CHECK(fb_spool_read(slot->file, bytes, len, 0) == 0);
+    answer_with(slot, bytes, len);
+    free(bytes);
+}
+
 static void
 answer(fb_slot *slot)
 {
     const fb_request *req = &slot->req;
-    if (path_is(slot, "/big")) {
+    CHECK((slot->file >= 0) == (req->n_spooled > 0));
+    if (path_is(slot, "/length")) {
+        char text[64];
+        snprintf(text, sizeof(text), "%llu %s",
+                 (unsigned long long)req->n_spooled + req->body.len,
+                 slot->file >= 0 ? "in a file" : "in memory");
+        answer_with(slot, text, strlen(text));
+    } else if (slot->file >= 0) {
+        answer_from_file(slot);
+    } else if (path_is(slot, "/file")) {
+        answer_with_body(slot, new_file_body());
+    } else if (path_is(slot, "/big")) {
         answer_with_body(slot, (fb_body){&body_ops, NULL, big, sizeof(big)});
     } else if (path_is(slot, "/stream")) {
         answer_with_body(slot, new_stream(false));
@@ -217,6 +280,8 @@ static void
 reset_world(void)
 {
     memset(&w, 0, sizeof(w));
+    w.temp_dir = "/tmp";
+    w.file = -1;
     w.limits = (fb_limits){
         .batch_size = FB_BATCH_SLOTS,
         .max_target = FB_MAX_TARGET,
@@ -245,7 +310,7 @@ open_world(void)
         .fds = &fd,
         .n_fds = 1,
         .server_value = "test",
-        .temp_dir = "/tmp",
+        .temp_dir = w.temp_dir,
         .wakeup_fd = -1,
         .ops = &server_ops,
     };
@@ -829,6 +894,276 @@ test_large_body_is_received_whole(void)
     close_world();
 }
 
+/* ---- bodies in files ------------------------------------------------------------- */
+
+/* The descriptors of this process. */
+static size_t
+n_open_files(void)
+{
+    size_t n = 0;
+    DIR *dir = opendir("/proc/self/fd");
+    assert(dir != NULL);
+    while (readdir(dir) != NULL) {
+        n++;
+    }
+    closedir(dir);
+    return n;
+}
+
+static void
+make_file(void)
+{
+    w.file = fb_spool_open(w.temp_dir);
+    assert(w.file >= 0);
+    CHECK(fb_spool_append(w.file, big, sizeof(big)) == 0);
+}
+
+static void
+test_file_arrives_whole_and_in_order(void)
+{
+    reset_world();
+    make_file();
+    open_world();
+    test_peer client = peer_open(w.port);
+    for (int i = 0; i < 3; i++) {
+        CHECK(peer_say(&client, GET("/a") GET("/file") GET("/big") GET("/file")));
+        check_reply(&client, 200, "/a");
+        for (int j = 0; j < 3; j++) {
+            size_t skip = j == 1 ? 0 : FILE_OFFSET;
+            peer_reply reply = peer_read(&client);
+            CHECK_SIZE(reply.body_len, sizeof(big) - skip);
+            CHECK(reply.status == 200 &&
+                  memcmp(reply.body, big + skip, reply.body_len) == 0);
+        }
+    }
+    peer_close(&client);
+    wait_for_releases();
+    CHECK(fb_count_get(&w.server->stats.n_bytes_sent) >
+          9 * (sizeof(big) - FILE_OFFSET));
+    close_world();
+    close(w.file);
+}
+
+static void
+test_file_that_gets_shorter_breaks_the_connection_off(void)
+{
+    reset_world();
+    make_file();
+    open_world();
+    test_peer client = peer_open(w.port);
+    CHECK(peer_say(&client, GET("/file")));
+    wait_for_requests(1);
+    CHECK(ftruncate(w.file, 10) == 0);
+    CHECK(peer_drain(&client) < sizeof(big) - FILE_OFFSET && client.is_reset);
+    peer_close(&client);
+    wait_for_releases();
+    close_world();
+    close(w.file);
+}
+
+static void
+test_client_that_leaves_a_file(void)
+{
+    size_t n_before = n_open_files();
+    reset_world();
+    make_file();
+    open_world();
+    for (int i = 0; i < 10; i++) {
+        test_peer client = peer_open(w.port);
+        CHECK(peer_say(&client, GET("/file")));
+        wait_for_requests((size_t)i + 1);
+        if (i % 2 == 0) {
+            peer_reset(&client);
+        } else {
+            peer_close(&client);
+        }
+    }
+    wait_for_conns(0);
+    wait_for_releases();
+    close_world();
+    close(w.file);
+    CHECK_SIZE(n_open_files(), n_before);
+}
+
+static void
+test_reader_of_a_file_that_does_not_read_is_left(void)
+{
+    reset_world();
+    w.limits.write_timeout_ms = 200;
+    make_file();
+    open_world();
+    test_peer client = peer_open(w.port);
+    CHECK(peer_say(&client, GET("/file")));
+    wait_for_requests(1);
+    wait_for_conns(0);
+    wait_for_releases();
+    peer_close(&client);
+    close_world();
+    close(w.file);
+}
+
+/* Send a body of len bytes in chunks of step bytes, or with its length when step is 0.
+ */
+static void
+send_body(test_peer *client, const char *path, size_t len, size_t step)
+{
+    char head[200];
+    char framing[64];
+    snprintf(framing, sizeof(framing),
+             step == 0 ? "Content-Length: %zu" : "Transfer-Encoding: chunked", len);
+    snprintf(head, sizeof(head), "POST %s HTTP/1.1\r\nHost: a\r\n%s\r\n\r\n", path,
+             framing);
+    CHECK(peer_say(client, head));
+    if (step == 0) {
+        CHECK(peer_send(client, big, len));
+        return;
+    }
+    for (size_t at = 0; at < len; at += step) {
+        size_t n = len - at < step ? len - at : step;
+        snprintf(head, sizeof(head), "%zx;some=extension\r\n", n);
+        CHECK(peer_say(client, head) && peer_send(client, big + at, n) &&
+              peer_say(client, "\r\n"));
+    }
+    CHECK(peer_say(client, "0\r\nA-Trailer: b\r\n\r\n"));
+}
+
+static void
+test_body_beyond_its_limit_of_memory_is_in_a_file(void)
+{
+    const size_t limits[] = {0, 10, FB_FILE_BLOCK, 3 * FB_FILE_BLOCK + 1};
+    const size_t steps[] = {0, 1000, FB_FILE_BLOCK, 1 << 20};
+    size_t n_before = n_open_files();
+    for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        reset_world();
+        w.limits.max_body_memory = limits[i];
+        open_world();
+        test_peer client = peer_open(w.port);
+        for (size_t j = 0; j < sizeof(steps) / sizeof(steps[0]); j++) {
+            for (size_t more = 0; more < 3; more++) {
+                char text[64];
+                size_t len = limits[i] + more > 0 ? limits[i] + more - 1 : 0;
+                send_body(&client, "/length", len, steps[j]);
+                snprintf(text, sizeof(text), "%zu %s", len,
+                         len > limits[i] ? "in a file" : "in memory");
+                check_reply(&client, 200, text);
+            }
+        }
+        peer_close(&client);
+        close_world();
+    }
+    CHECK_SIZE(n_open_files(), n_before);
+}
+
+static void
+test_spooled_body_has_all_bytes(void)
+{
+    const size_t steps[] = {0, 777, 100000};
+    reset_world();
+    w.limits.max_body_memory = 1000;
+    open_world();
+    test_peer client = peer_open(w.port);
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        size_t len = (1 << 20) + i;
+        send_body(&client, "/", len, steps[i]);
+        CHECK(peer_say(&client, GET("/behind")));
+        peer_reply reply = peer_read(&client);
+        CHECK_SIZE(reply.body_len, len);
+        CHECK(reply.status == 200 && memcmp(reply.body, big, len) == 0);
+        check_reply(&client, 200, "/behind");
+    }
+    peer_close(&client);
+    close_world();
+}
+
+static void
+test_longest_body_is_the_same_when_it_is_spooled(void)
+{
+    const size_t steps[] = {0, 777};
+    reset_world();
+    w.limits.max_body = 300000;
+    w.limits.max_body_memory = 1000;
+    open_world();
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        test_peer client = peer_open(w.port);
+        send_body(&client, "/length", 299999, steps[i]);
+        check_reply(&client, 200, "299999 in a file");
+        send_body(&client, "/length", 300000, steps[i]);
+        check_reply(&client, 200, "300000 in a file");
+        send_body(&client, "/length", 300001, steps[i]);
+        check_reply(&client, 413, NULL);
+        peer_close(&client);
+    }
+    close_world();
+}
+
+static void
+test_clients_that_leave_in_a_spooled_body(void)
+{
+    size_t n_before = n_open_files();
+    reset_world();
+    w.limits.max_body_memory = 1000;
+    open_world();
+    for (int i = 0; i < 10; i++) {
+        test_peer client = peer_open(w.port);
+        CHECK(peer_say(&client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000"
+                                "\r\n\r\n"));
+        CHECK(peer_send(&client, big, 500000));
+        if (i % 2 == 0) {
+            peer_reset(&client);
+        } else {
+            peer_close(&client);
+        }
+    }
+    wait_for_conns(0);
+    close_world();
+    CHECK_SIZE(n_open_files(), n_before);
+}
+
+static void
+test_stop_in_the_midst_of_a_spooled_body(void)
+{
+    size_t n_before = n_open_files();
+    reset_world();
+    w.limits.max_body_memory = 1000;
+    open_world();
+    test_peer client = peer_open(w.port);
+    CHECK(peer_say(&client, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000"
+                            "\r\n\r\n"));
+    CHECK(peer_send(&client, big, 500000));
+    wait_for_conns(1);
+    fb_server_stop(w.server, FB_STOP_NOW);
+    join_world();
+    peer_close(&client);
+    CHECK_SIZE(n_open_files(), n_before);
+}
+
+static void
+test_body_that_cannot_be_stored_is_a_507(void)
+{
+    const size_t steps[] = {0, 777};
+    size_t n_before = n_open_files();
+    reset_world();
+    w.temp_dir = "/nowhere at all";
+    w.limits.max_body_memory = 1000;
+    open_world();
+    for (size_t i = 0; i < sizeof(steps) / sizeof(steps[0]); i++) {
+        test_peer client = peer_open(w.port);
+        send_body(&client, "/", 1000, steps[i]);
+        peer_reply whole = peer_read(&client);
+        CHECK(whole.status == 200 && !whole.says_close);
+        send_body(&client, "/", 1001, steps[i]);
+        peer_reply reply = peer_read(&client);
+        CHECK(reply.status == 507 && reply.says_close);
+        peer_end(&client);
+        check_over(&client);
+        peer_close(&client);
+    }
+    close_world();
+    CHECK_SIZE(n_open_files(), n_before);
+}
+
+/* ---- streams --------------------------------------------------------------------- */
+
 /* Returns the bytes of data in a chunked body, or SIZE_MAX when it does not end well.
  * */
 static size_t
@@ -1279,6 +1614,16 @@ main(void)
     RUN(test_peers_that_only_connect);
     RUN(test_large_body_arrives_whole);
     RUN(test_large_body_is_received_whole);
+    RUN(test_file_arrives_whole_and_in_order);
+    RUN(test_file_that_gets_shorter_breaks_the_connection_off);
+    RUN(test_client_that_leaves_a_file);
+    RUN(test_reader_of_a_file_that_does_not_read_is_left);
+    RUN(test_body_beyond_its_limit_of_memory_is_in_a_file);
+    RUN(test_spooled_body_has_all_bytes);
+    RUN(test_longest_body_is_the_same_when_it_is_spooled);
+    RUN(test_clients_that_leave_in_a_spooled_body);
+    RUN(test_stop_in_the_midst_of_a_spooled_body);
+    RUN(test_body_that_cannot_be_stored_is_a_507);
     RUN(test_stream_arrives_whole);
     RUN(test_stream_waits_for_its_reader);
     RUN(test_stream_that_breaks_off_does_not_look_complete);

@@ -390,6 +390,89 @@ test_reset_gives_large_memory_back(void)
     close_out();
 }
 
+/* ---- splicing -------------------------------------------------------------------- */
+
+/* Gives its pieces one by one, and says its last with the last. */
+static fb_splice
+on_splice(void *owner, int fd, size_t most, size_t *n)
+{
+    source *from = owner;
+    assert(from->n_released == 0 && fd == 5);
+    *n = strlen(from->pieces[from->next]);
+    assert(*n <= most);
+    memcpy(sent + n_sent, from->pieces[from->next], *n);
+    n_sent += *n;
+    from->next++;
+    if (from->next < from->n_pieces) {
+        return FB_SPLICE_SENT;
+    }
+    return from->last == FB_PULL_FAIL ? FB_SPLICE_FAIL : FB_SPLICE_END;
+}
+
+static const fb_body_ops splice_ops = {
+    .pull = on_pull,
+    .release = on_release,
+    .splice = on_splice,
+};
+
+static void
+test_body_is_spliced_when_all_before_it_was_sent(void)
+{
+    source from = {.pieces = {"one ", "two ", "three "}, .n_pieces = 3};
+    size_t n;
+    open_out();
+    add_bytes("before ");
+    CHECK(fb_out_add_body(&out, (fb_body){.ops = &splice_ops, .owner = &from}));
+    add_bytes("behind");
+    CHECK(!fb_out_can_splice(&out));
+    fb_run runs[2];
+    CHECK_SIZE(fb_out_gather(&out, runs, 2), 1);
+    memcpy(sent, runs[0].data, runs[0].len);
+    n_sent = runs[0].len;
+    fb_out_advance(&out, runs[0].len);
+    CHECK(fb_out_can_splice(&out));
+    CHECK(fb_out_splice(&out, 5, 100, &n) == FB_SPLICE_SENT);
+    CHECK_SIZE(n, 4);
+    CHECK_SIZE(fb_out_gather(&out, runs, 2), 1); /* pulled, while the socket is full */
+    CHECK(!fb_out_can_splice(&out));
+    memcpy(sent + n_sent, runs[0].data, runs[0].len);
+    n_sent += runs[0].len;
+    fb_out_advance(&out, runs[0].len);
+    CHECK(fb_out_splice(&out, 5, 100, &n) == FB_SPLICE_END);
+    CHECK_SIZE(from.n_released, 1);
+    CHECK(!fb_out_can_splice(&out));
+    send_all(100, 2);
+    CHECK_TEXT(sent, n_sent, "before one two three behind");
+    close_out();
+    CHECK_SIZE(from.n_released, 1);
+}
+
+static void
+test_splice_that_fails_ends_the_output(void)
+{
+    source from = {.pieces = {"one"}, .n_pieces = 1, .last = FB_PULL_FAIL};
+    size_t n;
+    fb_run runs[2];
+    open_out();
+    CHECK(fb_out_add_body(&out, (fb_body){.ops = &splice_ops, .owner = &from}));
+    add_bytes("behind");
+    CHECK(fb_out_splice(&out, 5, 100, &n) == FB_SPLICE_FAIL);
+    CHECK(out.has_failed && !fb_out_can_splice(&out));
+    CHECK_SIZE(fb_out_gather(&out, runs, 2), 0);
+    close_out();
+    CHECK_SIZE(from.n_released, 1);
+}
+
+static void
+test_stream_without_a_descriptor_cannot_be_spliced(void)
+{
+    source from = {.pieces = {"one"}, .n_pieces = 1, .last = FB_PULL_END};
+    open_out();
+    add_stream(&from);
+    CHECK(!fb_out_can_splice(&out));
+    close_out();
+}
+
 int
 main(void)
 {
@@ -408,5 +491,8 @@ main(void)
     RUN(test_without_memory_the_body_is_released_and_all_has_failed);
     RUN(test_reset_out_is_reused_without_new_memory);
     RUN(test_reset_gives_large_memory_back);
+    RUN(test_body_is_spliced_when_all_before_it_was_sent);
+    RUN(test_splice_that_fails_ends_the_output);
+    RUN(test_stream_without_a_descriptor_cannot_be_spliced);
     return check_report("test_out");
 }

@@ -150,6 +150,44 @@ test_status_without_a_reason_keeps_the_space(void)
 }
 
 static void
+test_reason_of_the_application_is_sent_as_it_is(void)
+{
+    static const char *const reasons[] = {"Fine, thank you", ""};
+    for (size_t i = 0; i < 2; i++) {
+        char want[128];
+        fb_head head = {
+            .status = 200,
+            .reason = reasons[i],
+            .reason_len = strlen(reasons[i]),
+            .framing = FB_FRAMING_NONE,
+            .keep_alive = true,
+        };
+        open_out("");
+        CHECK(fb_reply_head(&out, &stamp, &head));
+        snprintf(want, sizeof(want), "HTTP/1.1 200 %s\r\n" DATE "\r\n", reasons[i]);
+        CHECK_TEXT(out.data, out.len, want);
+        close_out();
+    }
+}
+
+static void
+test_longest_reason_fits_its_room(void)
+{
+    static char reason[100000];
+    memset(reason, 'r', sizeof(reason));
+    fb_head head = {
+        .status = 599,
+        .reason = reason,
+        .reason_len = sizeof(reason),
+        .framing = FB_FRAMING_NONE,
+    };
+    open_out("");
+    CHECK(fb_reply_head(&out, &stamp, &head));
+    CHECK(out.len > sizeof(reason) && memcmp(out.data + 13, reason, 1000) == 0);
+    close_out();
+}
+
+static void
 test_lengths_of_every_size(void)
 {
     static const struct {
@@ -372,6 +410,11 @@ test_field_values(void)
         char bytes[3] = {'a', (char)c, 'b'};
         bool is_control = (c < 32 && c != '\t') || c == 127;
         CHECK(fb_field_value_is_valid(bytes, 3) == !is_control);
+        for (size_t at = 0; at < 19; at++) { /* eight bytes are looked at together */
+            char many[20] = "0123456789abcdefghi";
+            many[at] = (char)c;
+            CHECK(fb_field_value_is_valid(many, 19) == !is_control);
+        }
     }
     CHECK(!fb_field_value_is_valid("a\r\nSet-Cookie: b", 16)); /* response splitting */
 }
@@ -385,6 +428,8 @@ main(void)
     RUN(test_fields_of_the_handler_replace_ours);
     RUN(test_connection_field);
     RUN(test_status_without_a_reason_keeps_the_space);
+    RUN(test_reason_of_the_application_is_sent_as_it_is);
+    RUN(test_longest_reason_fits_its_room);
     RUN(test_lengths_of_every_size);
     RUN(test_longest_head_fits_its_room);
     RUN(test_plain_replies);

@@ -176,6 +176,28 @@ test_hosts_that_are_not(void)
     CHECK(!is_host("a:\0", 3));
 }
 
+static void
+test_percent_escapes(void)
+{
+    static const struct {
+        const char *from;
+        const char *to;
+        size_t len;
+    } escapes[] = {
+        {"", "", 0},      {"/plain", "/plain", 6},   {"%41%4a%4A", "AJJ", 3},
+        {"%00", "\0", 1}, {"%ff%FF", "\xff\xff", 2}, {"%2", "%2", 2},
+        {"%", "%", 1},    {"a%", "a%", 2},           {"%zz", "%zz", 3},
+        {"%4", "%4", 2},  {"%%41", "%A", 2},         {"%2541", "%41", 3}, /* once */
+        {"+", "+", 1},
+    };
+    for (size_t i = 0; i < sizeof(escapes) / sizeof(escapes[0]); i++) {
+        char to[16];
+        size_t len = fb_percent_decode(to, escapes[i].from, strlen(escapes[i].from));
+        CHECK_SIZE(len, escapes[i].len);
+        CHECK(memcmp(to, escapes[i].to, escapes[i].len) == 0);
+    }
+}
+
 int
 main(void)
 {
@@ -186,5 +208,6 @@ main(void)
     RUN(test_hosts_that_are_valid);
     RUN(test_hosts_that_are_not);
     guard_fini(&room);
+    RUN(test_percent_escapes);
     return check_report("test_target");
 }
