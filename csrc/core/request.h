@@ -29,7 +29,7 @@ typedef struct fb_request {
     fb_span path;       /* its path, still percent-encoded, never empty; or "*" */
     fb_span query;      /* what follows its first "?"; may be empty */
     fb_span body;       /* decoded of any chunking, in one piece */
-    uint64_t n_spooled; /* bytes of the body that were put elsewhere, before those */
+    uint64_t n_spooled; /* bytes of it put elsewhere; in a slot all or none are */
     uint8_t method;     /* an llhttp_method_t */
     uint8_t minor;      /* HTTP/1.minor: 0 or 1 */
     bool is_head;       /* HEAD: the reply has no body */

@@ -219,37 +219,40 @@ send_later(py_server *server, fb_slot *slot, py_start *start, py_result *r)
     return 0;
 }
 
-/* After write(): the head is sent, and the rest follows as a stream. */
+/* Returns a new iterator that gives nothing, or NULL with an exception set. */
+static PyObject *
+new_empty_iterator(void)
+{
+    PyObject *nothing = PyTuple_New(0);
+    PyObject *iterator = nothing != NULL ? PyObject_GetIter(nothing) : NULL;
+    Py_XDECREF(nothing);
+    return iterator;
+}
+
+/* After write(): the head is sent, and the rest follows as a stream. There is none
+ * where no body is sent, or all that was promised is given. */
 static int
 send_rest(py_server *server, fb_slot *slot, py_start *start, py_result *r)
 {
-    py_stream stream = {
-        .iterator = r->iterator,
-        .first = r->body,
-        .context = r->context,
-        .framing = start->framing,
-        .missing = start->missing,
-        .is_wsgi = true,
-    };
-    PyObject *none = NULL;
+    bool has_all = start->framing == FB_FRAMING_LENGTH && start->missing == 0;
+    bool has_rest = start->sends_body && (!has_all || r->view.len > 0);
+    bool goes_on = has_rest && !has_all && r->iterator != NULL;
     if (put_file(server, slot, start) < 0) {
         return -1;
     }
-    if (!start->sends_body) {
-        stream.framing = FB_FRAMING_NONE;
+    py_stream stream = {
+        .iterator = goes_on ? Py_NewRef(r->iterator) : new_empty_iterator(),
+        .first = has_rest ? r->body : NULL,
+        .context = r->context,
+        .framing = start->sends_body ? start->framing : FB_FRAMING_NONE,
+        .missing = start->missing,
+        .is_wsgi = true,
+    };
+    fb_body body = {0};
+    if (stream.iterator != NULL) {
+        body = py_body_stream(server, &stream, r->object);
+        Py_DECREF(stream.iterator);
     }
-    if (stream.iterator == NULL || !start->sends_body) {
-        none = PyTuple_New(0);
-        stream.iterator = none != NULL ? PyObject_GetIter(none) : NULL;
-        Py_XDECREF(none);
-        if (stream.iterator == NULL) {
-            return -1;
-        }
-        none = stream.iterator;
-        stream.first = start->sends_body ? r->body : NULL;
-    }
-    fb_body body = py_body_stream(server, &stream, r->object);
-    Py_XDECREF(none);
     if (body.ops == NULL) {
         return -1;
     }
@@ -286,9 +289,11 @@ call_application(py_gateway *self, py_server *server, fb_slot *slot, py_start *s
     if (environ == NULL) {
         return NULL;
     }
-    PyObject *args[] = {environ, (PyObject *)start};
+    PyObject *args[] = {NULL, environ, (PyObject *)start};
+    size_t n_args =
+        2 | PY_VECTORCALL_ARGUMENTS_OFFSET; /* methods use the first place */
     py_start_begin(start, server, slot);
-    PyObject *result = PyObject_Vectorcall(self->application, args, 2, NULL);
+    PyObject *result = PyObject_Vectorcall(self->application, args + 1, n_args, NULL);
     py_start_end(start);
     Py_DECREF(environ);
     return result;
@@ -306,15 +311,20 @@ answer_with(py_gateway *self, py_server *server, fb_slot *slot, py_start *start,
     return error < 0 ? -1 : send_result(server, slot, start, r);
 }
 
-/* Close what the application returned, unless it is being sent. The reply is on its way
- * meanwhile: close() may take as long as it likes. */
+/* Close what the application returned, unless it is being sent. The reply leaves before
+ * that, because close() may take as long as it likes: the flusher sees to it, unless
+ * the slot is the only one, which it leaves to the end of the dispatch. */
 static void
-close_result(py_server *server, const py_result *r)
+close_result(py_server *server, const fb_slot *slot, const py_result *r)
 {
     if (r->object == NULL || r->is_handed_on || py_result_is_list(r)) {
         return;
     }
-    fb_flusher_arm(&server->server->flusher);
+    if (server->server->batch.n_slots == 1) {
+        fb_flusher_lock(&server->server->flusher);
+        (void)fb_conn_flush_early(slot->owner); /* what fails, fails again at the end */
+        fb_flusher_unlock(&server->server->flusher);
+    }
     py_body_close(server, r->object, NULL);
 }
 
@@ -400,7 +410,7 @@ answer_in_context(py_gateway *self, py_server *server, size_t i, py_start *start
     if (error < 0) {
         error = fail_slot(self, server, i, start);
     }
-    close_result(server, r);
+    close_result(server, slot, r);
     return error;
 }
 

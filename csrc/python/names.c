@@ -53,20 +53,6 @@ make_key(const char *cgi, size_t len)
     return PyUnicode_DecodeASCII(cgi + skip, (Py_ssize_t)(len - skip), NULL);
 }
 
-/* Credentials are not to lie in memory for longer than they have to. */
-static bool
-is_secret(const char *cgi, size_t len)
-{
-    static const char *const names[] = {"HTTP_AUTHORIZATION", "HTTP_COOKIE",
-                                        "HTTP_PROXY_AUTHORIZATION"};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strlen(names[i]) == len && memcmp(names[i], cgi, len) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static bool
 is_text(PyObject *text, const char *bytes, size_t len)
 {
@@ -105,45 +91,60 @@ py_names_key(py_names *names, const char *name, size_t len, py_name **item)
         }
         Py_XSETREF(found->key, key);
         Py_CLEAR(found->value);
-        found->is_secret = is_secret(cgi, PREFIX_LEN + len);
+        found->keeps_value = false;
     }
     *item = found;
     return Py_NewRef(found->key);
 }
 
+/* Put in an interned name. Returns its item, or NULL with an exception set. */
+static py_name *
+put_name(py_names *names, const char *name)
+{
+    py_name *item;
+    PyObject *key = py_names_key(names, name, strlen(name), &item);
+    if (key == NULL) {
+        return NULL;
+    }
+    PyUnicode_InternInPlace(&key);
+    Py_XSETREF(item->key, key);
+    return item;
+}
+
 int
 py_names_init(py_names *names)
 {
-    static const char *const often[] = {
+    /* Whose values clients repeat, and which are not credentials: those are not to lie
+     * in memory for longer than they have to. */
+    static const char *const kept[] = {
         "host",
         "user-agent",
         "accept",
         "accept-encoding",
         "accept-language",
-        "cookie",
-        "authorization",
+        "connection",
         "content-type",
-        "referer",
-        "origin",
-        "range",
         "cache-control",
-        "if-none-match",
-        "if-modified-since",
-        "x-real-ip",
-        "x-forwarded-for",
+        "origin",
         "x-forwarded-proto",
         "x-forwarded-host",
-        "connection",
-        "x-requested-with",
     };
-    for (size_t i = 0; i < sizeof(often) / sizeof(often[0]); i++) {
-        py_name *item;
-        PyObject *key = py_names_key(names, often[i], strlen(often[i]), &item);
-        if (key == NULL) {
+    static const char *const others[] = {
+        "cookie",    "authorization",   "referer",
+        "range",     "if-none-match",   "if-modified-since",
+        "x-real-ip", "x-forwarded-for", "x-requested-with",
+    };
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        if (put_name(names, others[i]) == NULL) {
             return -1;
         }
-        PyUnicode_InternInPlace(&key);
-        Py_XSETREF(item->key, key);
+    }
+    for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++) {
+        py_name *item = put_name(names, kept[i]);
+        if (item == NULL) {
+            return -1;
+        }
+        item->keeps_value = true;
     }
     return 0;
 }
@@ -155,7 +156,7 @@ py_names_value(py_name *item, const char *value, size_t len)
         return Py_NewRef(item->value);
     }
     PyObject *text = PyUnicode_DecodeLatin1(value, (Py_ssize_t)len, NULL);
-    if (text != NULL && item != NULL && !item->is_secret && len <= VALUE_BYTES) {
+    if (text != NULL && item != NULL && item->keeps_value && len <= VALUE_BYTES) {
         Py_XSETREF(item->value, Py_NewRef(text));
     }
     return text;

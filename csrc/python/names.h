@@ -13,9 +13,9 @@
 
 /* What a field's name is in environ, and the value that it had last. */
 typedef struct py_name {
-    PyObject *key;   /* a str, or NULL */
-    PyObject *value; /* a str, or NULL */
-    bool is_secret;  /* its values are not kept */
+    PyObject *key;    /* a str, or NULL */
+    PyObject *value;  /* a str, or NULL */
+    bool keeps_value; /* it often comes again, and is no secret */
 } py_name;
 
 /* A table that forgets: a name takes the place of another that has the same hash. All

@@ -24,6 +24,7 @@ py_start_new(const py_state *state)
     py_start *start = (py_start *)alloc(state->start_type, 0);
     if (start != NULL) {
         start->call = on_call;
+        atomic_init(&start->thread, PYTHREAD_INVALID_THREAD_ID);
         start->file.fd = -1;
         py_head_init(&start->head);
     }
@@ -35,12 +36,13 @@ py_start_begin(py_start *start, py_server *server, fb_slot *slot)
 {
     start->server = server;
     start->slot = slot;
-    start->thread = PyThread_get_thread_ident();
+    atomic_store(&start->thread, PyThread_get_thread_ident());
 }
 
 void
 py_start_end(py_start *start)
 {
+    atomic_store(&start->thread, PYTHREAD_INVALID_THREAD_ID);
     start->server = NULL;
     start->slot = NULL;
 }
@@ -457,7 +459,7 @@ static PyObject *
 start_write(PyObject *self, PyObject *data)
 {
     py_start *start = (py_start *)self;
-    if (start->slot == NULL || start->thread != PyThread_get_thread_ident()) {
+    if (atomic_load(&start->thread) != PyThread_get_thread_ident()) {
         PyErr_SetString(PyExc_RuntimeError,
                         "write() may be called by the application alone, in the thread "
                         "that called it and before it returns");

@@ -14,6 +14,8 @@
 #include "python/head.h"
 #include "python/server.h"
 
+#include <stdatomic.h>
+
 typedef struct py_start {
     PyObject_HEAD
     vectorcallfunc call;
@@ -22,14 +24,14 @@ typedef struct py_start {
     bool has_head;  /* head is what the application wants */
     bool is_sealed; /* head is on its way: nothing changes it any more */
     /* of write(): */
-    PyObject *write;      /* the callable, kept to be used again, or NULL */
-    py_server *server;    /* while the application is called; NULL later */
-    fb_slot *slot;        /* there */
-    unsigned long thread; /* that calls it */
-    bool has_written;     /* the head is sent, and maybe some of the body */
-    bool is_broken;       /* the client has left */
-    bool sends_body;      /* what is written goes on the wire */
-    bool keep_alive;      /* as the head said */
+    PyObject *write;     /* the callable, kept to be used again, or NULL */
+    py_server *server;   /* while the application is called; NULL later */
+    fb_slot *slot;       /* there */
+    atomic_ulong thread; /* that calls it; of none at other times */
+    bool has_written;    /* the head is sent, and maybe some of the body */
+    bool is_broken;      /* the client has left */
+    bool sends_body;     /* what is written goes on the wire */
+    bool keep_alive;     /* as the head said */
     fb_framing framing;
     uint64_t missing; /* with FB_FRAMING_LENGTH: bytes still promised */
     fb_file file;     /* what memory is not to hold: .left bytes are not sent; or -1 */
