@@ -14,6 +14,8 @@
 #include "io/spool.h"
 
 #include <assert.h>
+#include <linux/sockios.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* Runs of bytes in one write: what uv_write holds without taking memory. */
@@ -428,6 +430,19 @@ gather(fb_out *out, uv_buf_t *bufs)
     return n;
 }
 
+/* Returns how many bytes of the write in flight, and of those before it, the peer has
+ * not taken yet: the kernel says that it takes more only when a good part is gone. */
+static size_t
+unread_bytes(const fb_conn *conn)
+{
+    int in_kernel = 0;
+    int fd = fb_conn_fd(conn);
+    if (fd < 0 || ioctl(fd, SIOCOUTQ, &in_kernel) != 0 || in_kernel < 0) {
+        in_kernel = 0;
+    }
+    return uv_stream_get_write_queue_size(&conn->uv.stream) + (size_t)in_kernel;
+}
+
 /* Have libuv send what was gathered, as the socket takes it. */
 static void
 queue_write(fb_conn *conn, uv_buf_t *bufs, size_t n)
@@ -442,7 +457,7 @@ queue_write(fb_conn *conn, uv_buf_t *bufs, size_t n)
         return;
     }
     conn->is_writing = true;
-    conn->n_left = conn->n_queued;
+    conn->n_left = unread_bytes(conn);
 }
 
 /* Send what the socket takes of the runs. Returns whether that was all; else *error is
@@ -814,11 +829,11 @@ fb_conn_of_wait(fb_time_node *node)
     return (fb_conn *)(void *)((char *)node - offsetof(fb_conn, wait_node));
 }
 
-/* Returns whether libuv still gets rid of bytes, be it slowly. */
+/* Returns whether the peer still reads, be it slowly. */
 static bool
 does_write_progress(fb_conn *conn)
 {
-    size_t left = uv_stream_get_write_queue_size(&conn->uv.stream);
+    size_t left = unread_bytes(conn);
     bool progresses = left < conn->n_left;
     conn->n_left = left;
     return progresses;

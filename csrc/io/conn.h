@@ -80,7 +80,7 @@ typedef struct fb_conn {
     bool wants_goodbye;    /* the server ends it: the peer may still be sending */
     bool is_last_answered; /* a reply said close: further ones are dropped */
     size_t n_queued;       /* bytes of the write in flight */
-    size_t n_left;         /* of those, not yet taken by the kernel at the last look */
+    size_t n_left;         /* bytes that the peer had not taken at the last look */
     struct sockaddr_in6 peer; /* or a sockaddr_in, or of no family (unix) */
     uv_write_t write;
     uv_shutdown_t shutdown;

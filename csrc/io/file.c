@@ -58,7 +58,8 @@ fb_file_splice(fb_file *file, int fd, size_t most, size_t *n_sent)
     if (n < 0 && errno == EINTR) {
         return FB_SPLICE_SENT;
     }
-    if (n < 0 && errno == EAGAIN) {
+    /* Full; or a file that cannot be sent so, but may be read. */
+    if (n < 0 && (errno == EAGAIN || errno == EINVAL || errno == ENOSYS)) {
         return FB_SPLICE_FULL;
     }
     if (n <= 0) {

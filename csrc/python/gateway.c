@@ -219,6 +219,15 @@ send_later(py_server *server, fb_slot *slot, py_start *start, py_result *r)
     return 0;
 }
 
+/* Returns whether write() gave as much as Content-Length says: then nothing more is
+ * asked for, PEP 3333 "Handling the Content-Length Header". */
+static bool
+has_written_all(const py_start *start)
+{
+    return start->has_written && start->framing == FB_FRAMING_LENGTH &&
+           start->missing == 0;
+}
+
 /* Returns a new iterator that gives nothing, or NULL with an exception set. */
 static PyObject *
 new_empty_iterator(void)
@@ -234,9 +243,12 @@ new_empty_iterator(void)
 static int
 send_rest(py_server *server, fb_slot *slot, py_start *start, py_result *r)
 {
-    bool has_all = start->framing == FB_FRAMING_LENGTH && start->missing == 0;
-    bool has_rest = start->sends_body && (!has_all || r->view.len > 0);
-    bool goes_on = has_rest && !has_all && r->iterator != NULL;
+    bool has_rest = start->sends_body && !has_written_all(start);
+    bool goes_on = has_rest && r->iterator != NULL;
+    if (start->has_failed) {
+        PyErr_SetString(server->state->reply_error, "a piece given to write() is lost");
+        return -1;
+    }
     if (put_file(server, slot, start) < 0) {
         return -1;
     }
@@ -307,7 +319,7 @@ answer_with(py_gateway *self, py_server *server, fb_slot *slot, py_start *start,
     if (verdict != 0) {
         return verdict < 0 ? -1 : 0;
     }
-    int error = py_result_read(self->state, r);
+    int error = has_written_all(start) ? 0 : py_result_read(self->state, r);
     return error < 0 ? -1 : send_result(server, slot, start, r);
 }
 
@@ -390,7 +402,7 @@ take_start(py_gateway *self)
 static void
 give_start(py_gateway *self, py_start *start)
 {
-    if (start != NULL && self->start == NULL && py_start_is_alone(start)) {
+    if (start != NULL && self->start == NULL && Py_REFCNT(start) == 1) {
         /* After whatever another thread did before it let go of it. */
         atomic_thread_fence(memory_order_acquire);
         py_start_reset(start);

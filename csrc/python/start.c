@@ -47,22 +47,6 @@ py_start_end(py_start *start)
     start->slot = NULL;
 }
 
-bool
-py_start_is_alone(const py_start *start)
-{
-    if (start->write == NULL) {
-        return Py_REFCNT(start) == 1;
-    }
-    return Py_REFCNT(start) == 2 && Py_REFCNT(start->write) == 1;
-}
-
-void
-py_start_give(py_start *start)
-{
-    Py_CLEAR(start->write);
-    Py_DECREF(start);
-}
-
 static void
 drop_file(py_start *start)
 {
@@ -70,6 +54,13 @@ drop_file(py_start *start)
         close(start->file.fd);
         start->file = (fb_file){.fd = -1};
     }
+}
+
+void
+py_start_give(py_start *start)
+{
+    drop_file(start);
+    Py_DECREF(start);
 }
 
 void
@@ -81,6 +72,7 @@ py_start_reset(py_start *start)
     start->has_head = false;
     start->is_sealed = false;
     start->has_written = false;
+    start->has_failed = false;
     start->is_broken = false;
 }
 
@@ -254,21 +246,6 @@ static PyMethodDef write_def = {
     "write", start_write, METH_O,
     PyDoc_STR("write(body, /)\n--\n\nSend bytes of the body now, PEP 3333.")};
 
-/* Returns the write() of start, a new reference. It is kept as long as start may be
- * used again: the two refer to each other, and py_start_give parts them. */
-static PyObject *
-write_of(py_start *start)
-{
-    PyObject *write = Py_XNewRef(start->write);
-    if (write == NULL) {
-        write = PyCFunction_NewEx(&write_def, (PyObject *)start, NULL);
-    }
-    if (start->write == NULL && start->slot != NULL) {
-        start->write = Py_XNewRef(write);
-    }
-    return write;
-}
-
 static PyObject *
 on_call(PyObject *self, PyObject *const *args, size_t n, PyObject *names)
 {
@@ -282,15 +259,13 @@ on_call(PyObject *self, PyObject *const *args, size_t n, PyObject *names)
                                          "headers and, at most, exc_info");
         return NULL;
     }
-    PyObject *write = NULL;
-    py_start *start = (py_start *)self;
+    int error;
     PyObject *exc_info = n_args + n_names == 3 ? args[2] : NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (set_head(state, start, args[0], args[1], exc_info) == 0) {
-        write = write_of(start);
-    }
+    error = set_head(state, (py_start *)self, args[0], args[1], exc_info);
     Py_END_CRITICAL_SECTION();
-    return write;
+    /* A new write() each time: one that was kept is to be of this request alone. */
+    return error < 0 ? NULL : PyCFunction_NewEx(&write_def, self, NULL);
 }
 
 /* ---- write ----------------------------------------------------------------------- */
@@ -442,6 +417,10 @@ py_start_write(py_start *start, const char *bytes, size_t len)
     if (start->is_broken) {
         return raise_unwritten(start, UV_EPIPE);
     }
+    if (start->has_failed) {
+        PyErr_SetString(PyExc_OSError, "a write() before this one had failed");
+        return -1;
+    }
     if ((is_first && begin_writing(start, &head) < 0) ||
         check_promise(start, len) < 0) {
         return -1;
@@ -450,6 +429,7 @@ py_start_write(py_start *start, const char *bytes, size_t len)
     fb_flusher *flusher = &start->server->server->flusher;
     fb_flusher_lock(flusher);
     int error = put_and_flush(start, is_first ? &head : NULL, bytes, len);
+    start->has_failed = error != 0; /* a piece is missing: nothing may come behind it */
     fb_flusher_unlock(flusher);
     fb_flusher_arm(flusher); /* for what is left in memory */
     return error != 0 ? raise_unwritten(start, error) : 0;
@@ -483,14 +463,12 @@ static int
 start_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((py_start *)self)->write);
     return py_head_traverse(&((py_start *)self)->head, visit, arg);
 }
 
 static int
 start_clear(PyObject *self)
 {
-    Py_CLEAR(((py_start *)self)->write);
     py_head_reset(&((py_start *)self)->head);
     return 0;
 }

@@ -24,11 +24,11 @@ typedef struct py_start {
     bool has_head;  /* head is what the application wants */
     bool is_sealed; /* head is on its way: nothing changes it any more */
     /* of write(): */
-    PyObject *write;     /* the callable, kept to be used again, or NULL */
     py_server *server;   /* while the application is called; NULL later */
     fb_slot *slot;       /* there */
     atomic_ulong thread; /* that calls it; of none at other times */
     bool has_written;    /* the head is sent, and maybe some of the body */
+    bool has_failed;     /* a piece could not be kept: the reply cannot be whole */
     bool is_broken;      /* the client has left */
     bool sends_body;     /* what is written goes on the wire */
     bool keep_alive;     /* as the head said */
@@ -43,9 +43,6 @@ py_start *py_start_new(const py_state *state);
 /* The application is about to be called for slot, and has returned. */
 void py_start_begin(py_start *start, py_server *server, fb_slot *slot);
 void py_start_end(py_start *start);
-
-/* Returns whether nobody but the caller has it, or its write(). */
-bool py_start_is_alone(const py_start *start);
 
 /* Takes start, which somebody may have kept. */
 void py_start_give(py_start *start);
