@@ -689,11 +689,14 @@ def fastbatch() -> Subject:
 
 
 @needs_floor
+@pytest.mark.usefixtures("fastbatch")
+@pytest.mark.parametrize("app", ["hello", "wsgi"])
 def test_fastbatchs_reply_is_as_long_as_the_floors(
-    peer: socket.socket, fastbatch: Subject
+    peer: socket.socket, app: str
 ) -> None:
+    subject = fastbatch_subject("fastbatch", sys.executable, app)
     with (
-        running(fastbatch, choose_cores().server) as server,
+        running(subject, choose_cores().server) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as other,
     ):
         peer.sendall(GET)

@@ -59,6 +59,16 @@ def test_handler_with_a_default_is_given_a_request(serve: Serve) -> None:
     assert helpers.get_url(serve(Decorated())).body == b"request / 3"
 
 
+def test_package_of_a_user_may_be_called_as_a_framework(serve: Serve) -> None:
+    class Handler:
+        __module__ = "web.views"
+
+        def __call__(self, request: fastbatch.Request) -> str:
+            return f"request {request.path}"
+
+    assert helpers.get_url(serve(Handler())).body == b"request /"
+
+
 @pytest.mark.parametrize("name", ["request", "wsgi"])
 def test_what_is_said_is_not_guessed(serve: Serve, name: str) -> None:
     def handler(*arguments: Any) -> Any:
