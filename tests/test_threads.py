@@ -139,7 +139,7 @@ def stop_all():
     for server in servers:
         server.stop(now=True)
 
-for _ in range(100):
+for _ in range(30):
     servers = [
         fastbatch.Server(lambda request: "x", bind="127.0.0.1:0").start()
         for _ in range(16)
