@@ -4,8 +4,9 @@
 made from the fields of ``Options``. Values are read and judged here and nowhere else;
 the C extension only asserts them. Nothing here opens, imports or starts anything.
 
-To add an option: a field of ``Options``, its type in ``OptionArguments``, and what
-``_server.py`` gives to the C extension.
+To add an option: a field of ``Options`` and its type in ``OptionArguments``. Whole
+numbers and time-outs go to the C extension by themselves, to be named in
+csrc/core/limits.h and csrc/python/limits.c; others by ``_core_arguments()``.
 """
 
 from __future__ import annotations
@@ -26,8 +27,7 @@ DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 ENV_PREFIX = "FASTBATCH_"
 
-# One milliseconds counter of 32 bits; nobody means a longer time-out.
-_MAX_SECONDS = (2**31 - 1) // 1000
+_MAX_SECONDS = LIMITS["timeout_bound_ms"] // 1000
 
 _SERVER_HEADER_CHARS = LIMITS["server_value_bytes"]
 

@@ -119,19 +119,7 @@ class Server:
         dispatcher: Callable[[Batch], object],
         listeners: Sequence[int],
         *,
-        batch_size: int,
-        backlog: int,
-        max_target: int,
-        max_headers: int,
-        max_head: int,
-        max_body: int,
-        max_body_memory: int,
-        max_connections: int,
-        keepalive_timeout_ms: int,
-        head_timeout_ms: int,
-        body_timeout_ms: int,
-        write_timeout_ms: int,
-        graceful_timeout_ms: int,
+        limits: Mapping[str, int],
         server_header: bytes,
         temp_dir: bytes,
         wakeup_fd: int,
@@ -140,10 +128,12 @@ class Server:
         yet listening or listening; the server takes them and closes them when it stops.
         ``wakeup_fd`` is the reading end of ``signal.set_wakeup_fd``, or -1: when it is
         readable, the server drains it and lets Python run its signal handlers.
-        Bodies longer than ``max_body_memory`` go to files in ``temp_dir``. A time-out
-        of 0 is none. A descriptor that cannot be used is closed, too.
+        ``limits`` has every field of fb_limits by its name; a time-out of 0 is none.
+        Bodies longer than ``max_body_memory`` go to files in ``temp_dir``. A descriptor
+        that cannot be used is closed, too.
 
         Raises:
+            KeyError, ValueError: a limit is missing, or out of its bounds.
             OSError: a listener cannot be used.
         """
 

@@ -22,7 +22,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self, Unpack
 
 from fastbatch import _core
-from fastbatch._config import OptionArguments, Options
+from fastbatch._config import OPTIONS, Integer, OptionArguments, Options, Seconds
 from fastbatch._dispatch import dispatcher_for
 from fastbatch._sockets import (
     Listener,
@@ -489,22 +489,22 @@ def _say(line: str) -> None:
 
 def _core_arguments(options: Options) -> dict[str, Any]:
     return {
-        "batch_size": options.batch_size,
-        "backlog": options.backlog,
-        "max_target": options.max_target,
-        "max_headers": options.max_headers,
-        "max_head": options.max_head,
-        "max_body": options.max_body,
-        "max_body_memory": options.max_body_memory,
-        "max_connections": options.max_connections,
-        "keepalive_timeout_ms": _milliseconds(options.keepalive_timeout),
-        "head_timeout_ms": _milliseconds(options.head_timeout),
-        "body_timeout_ms": _milliseconds(options.body_timeout),
-        "write_timeout_ms": _milliseconds(options.write_timeout),
-        "graceful_timeout_ms": _milliseconds(options.graceful_timeout),
+        "limits": _limits(options),
         "server_header": options.server_header.encode("ascii"),
         "temp_dir": os.fsencode(tempfile.gettempdir()),
     }
+
+
+def _limits(options: Options) -> dict[str, int]:
+    """The numbers among the options, time-outs in milliseconds: as C takes them."""
+    limits = {}
+    for option in OPTIONS:
+        value = getattr(options, option.name)
+        if isinstance(option.rule, Seconds):
+            limits[f"{option.name}_ms"] = _milliseconds(value)
+        elif isinstance(option.rule, Integer):
+            limits[option.name] = value
+    return limits
 
 
 def _milliseconds(seconds: float) -> int:

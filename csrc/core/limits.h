@@ -91,6 +91,9 @@
 
 /* ---- time; an option of 0 is none ------------------------------------------------ */
 
+/* Milliseconds: the longest that any of these can be. */
+#define FB_TIMEOUT_BOUND_MS ((1ULL << 31) - 1)
+
 /* Milliseconds between two requests. Then: close. */
 #define FB_KEEPALIVE_TIMEOUT_MS 75000
 

@@ -80,6 +80,7 @@ static const limit limits[] = {
     {"output_high_water", FB_OUTPUT_HIGH_WATER},
     {"server_value_bytes", FB_SERVER_VALUE_BYTES - 1},
     {"zero_copy_bytes", FB_ZERO_COPY_BYTES},
+    {"timeout_bound_ms", FB_TIMEOUT_BOUND_MS},
     {"keepalive_timeout_ms", FB_KEEPALIVE_TIMEOUT_MS},
     {"head_timeout_ms", FB_HEAD_TIMEOUT_MS},
     {"body_timeout_ms", FB_BODY_TIMEOUT_MS},

@@ -8,6 +8,7 @@
 
 #include "python/batch.h"
 #include "python/body.h"
+#include "python/limits.h"
 
 #include <unistd.h>
 
@@ -208,19 +209,12 @@ read_fds(PyObject *listeners, size_t *n)
     return fds;
 }
 
-/* The Python layer says what is allowed, option by option; this only keeps C safe. */
 static int
-check_limits(const fb_limits *limits, const char *server_value)
+check_server_value(const char *server_value)
 {
-    if (limits->batch_size < 1 || limits->batch_size > FB_BATCH_SLOTS ||
-        limits->max_headers < 1 || limits->max_headers > FB_HEADERS_BOUND ||
-        limits->max_target < 1 || limits->max_target > FB_HEAD_BOUND ||
-        limits->max_head < 1 || limits->max_head > FB_HEAD_BOUND ||
-        limits->max_body > FB_BODY_BOUND ||
-        limits->max_body_memory > FB_BODY_MEMORY_BOUND || limits->max_connections < 1 ||
-        limits->backlog < 1 || strlen(server_value) >= FB_SERVER_VALUE_BYTES ||
-        !fb_field_value_is_valid(server_value, strlen(server_value))) {
-        PyErr_SetString(PyExc_ValueError, "a limit is out of its bounds");
+    size_t len = strlen(server_value);
+    if (len >= FB_SERVER_VALUE_BYTES || !fb_field_value_is_valid(server_value, len)) {
+        PyErr_SetString(PyExc_ValueError, "the server_header is no field value");
         return -1;
     }
     return 0;
@@ -253,7 +247,7 @@ typedef struct arguments {
     const char *server_value; /* borrowed */
     const char *temp_dir;     /* borrowed */
     int wakeup_fd;
-    fb_limits limits;
+    PyObject *limits; /* borrowed */
 } arguments;
 
 /* Returns 0, or -1 with an exception set. */
@@ -261,50 +255,13 @@ static int
 parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
 {
     char *names[] = {
-        "dispatcher",
-        "listeners",
-        "batch_size",
-        "backlog",
-        "max_target",
-        "max_headers",
-        "max_head",
-        "max_body",
-        "max_body_memory",
-        "max_connections",
-        "keepalive_timeout_ms",
-        "head_timeout_ms",
-        "body_timeout_ms",
-        "write_timeout_ms",
-        "graceful_timeout_ms",
-        "server_header",
-        "temp_dir",
-        "wakeup_fd",
-        NULL,
+        "dispatcher", "listeners", "limits", "server_header",
+        "temp_dir",   "wakeup_fd", NULL,
     };
-    Py_ssize_t sizes[7];
-    unsigned long long waits[5];
-    fb_limits *limits = &parsed->limits;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, kwargs, "OO$ninnnnnnKKKKKyyi:Server", names, &parsed->dispatcher,
-            &parsed->listeners, &sizes[0], &limits->backlog, &sizes[1], &sizes[2],
-            &sizes[3], &sizes[4], &sizes[5], &sizes[6], &waits[0], &waits[1], &waits[2],
-            &waits[3], &waits[4], &parsed->server_value, &parsed->temp_dir,
-            &parsed->wakeup_fd)) {
-        return -1;
-    }
-    limits->batch_size = (size_t)sizes[0];
-    limits->max_target = (size_t)sizes[1];
-    limits->max_headers = (size_t)sizes[2];
-    limits->max_head = (size_t)sizes[3];
-    limits->max_body = (uint64_t)sizes[4];
-    limits->max_body_memory = (size_t)sizes[5];
-    limits->max_connections = (size_t)sizes[6];
-    limits->keepalive_timeout_ms = waits[0];
-    limits->head_timeout_ms = waits[1];
-    limits->body_timeout_ms = waits[2];
-    limits->write_timeout_ms = waits[3];
-    limits->graceful_timeout_ms = waits[4];
-    return 0;
+    bool ok = PyArg_ParseTupleAndKeywords(
+        args, kwargs, "OO$Oyyi:Server", names, &parsed->dispatcher, &parsed->listeners,
+        &parsed->limits, &parsed->server_value, &parsed->temp_dir, &parsed->wakeup_fd);
+    return ok ? 0 : -1;
 }
 
 static int
@@ -324,7 +281,9 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
     if (fds == NULL) {
         return -1;
     }
-    if (check_limits(&given.limits, given.server_value) < 0) {
+    fb_limits limits;
+    if (py_limits_read(given.limits, &limits) < 0 ||
+        check_server_value(given.server_value) < 0) {
         close_fds(fds, 0, n_fds);
         PyMem_Free(fds);
         return -1;
@@ -332,7 +291,7 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
     self->state = py_state_of_type(Py_TYPE(op));
     self->dispatcher = Py_NewRef(given.dispatcher);
     fb_server_setup setup = {
-        .limits = &given.limits,
+        .limits = &limits,
         .fds = fds,
         .n_fds = n_fds,
         .server_value = given.server_value,
