@@ -368,6 +368,20 @@ class Options:
         "The most open connections. Beyond it one that is idle gives way, or the new"
         " one waits in the backlog.",
     )
+    max_keepalive_requests: int = _option(
+        LIMITS["max_keepalive_requests"],
+        LIMITING,
+        Integer(1, 2**32 - 1, "requests"),
+        "The most requests of one connection. The reply to the last one closes it.",
+    )
+    max_input_memory: int = _option(
+        LIMITS["max_input_memory"],
+        LIMITING,
+        Integer(0, LIMITS["input_memory_bound"], "bytes"),
+        "The most memory for requests that arrive or are handled, of all connections"
+        " together. Beyond it bodies go to temporary files, and long heads wait for up"
+        " to queue_timeout.",
+    )
     keepalive_timeout: float = _option(
         _seconds("keepalive_timeout"),
         TIMING,
@@ -392,6 +406,21 @@ class Options:
         Seconds(),
         "How long the client may read nothing of its reply. Then the connection is"
         " closed.",
+    )
+    queue_timeout: float = _option(
+        _seconds("queue_timeout"),
+        TIMING,
+        Seconds(),
+        "How long a request that has arrived may wait to be handled, behind those of"
+        " others or for memory. Then the client gets 503 with Retry-After.",
+    )
+    min_rate: int = _option(
+        LIMITS["min_rate"],
+        TIMING,
+        Integer(0, LIMITS["rate_bound"], "bytes per second, 0 for none"),
+        "How slowly a body may arrive, on average once body_timeout has passed, and how"
+        " slowly a reply may be read, in each write_timeout. Below it the client gets"
+        " 408, or the connection is closed.",
     )
     graceful_timeout: float = _option(
         _seconds("graceful_timeout"),
@@ -451,10 +480,14 @@ class OptionArguments(TypedDict, total=False):
     max_body: int
     max_body_memory: int
     max_connections: int
+    max_keepalive_requests: int
+    max_input_memory: int
     keepalive_timeout: float
     head_timeout: float
     body_timeout: float
     write_timeout: float
+    queue_timeout: float
+    min_rate: int
     graceful_timeout: float
     server_header: str
 

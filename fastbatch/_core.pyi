@@ -157,6 +157,8 @@ class Server:
 
         ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
         ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests), ``timed_out``
-        (connections), ``allocations`` (blocks that core and io took from the allocator)
-        and ``batch_sizes`` (257 counts; item n: batches of n requests).
+        (connections), ``overloaded`` (requests that got 503, among those rejected),
+        ``spooled`` (bodies that went to files), ``allocations`` (blocks that core and
+        io took from the allocator) and ``batch_sizes`` (257 counts; item n: batches of
+        n requests).
         """

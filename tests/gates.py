@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -63,11 +64,23 @@ def batch_sizes(server: fastbatch.Server) -> dict[int, int]:
     return {size: count for size, count in enumerate(sizes) if count > 0}
 
 
+def wait_until_read(server: fastbatch.Server, n: int) -> None:
+    """Wait until the server has read ``n`` bytes in all."""
+    helpers.wait_until(lambda: server.stats()["bytes_received"] >= n, "reading")
+
+
 def wait_until_gone(server: fastbatch.Server) -> None:
     """Wait until the server has no connection left."""
     helpers.wait_until(
         lambda: server.stats()["open_connections"] == 0, "closing all connections"
     )
+
+
+def cpu_at_rest() -> float:
+    """Seconds of CPU time that this process takes in a tenth of a second at rest."""
+    began = time.process_time()
+    time.sleep(0.1)
+    return time.process_time() - began
 
 
 def errors(log: pytest.LogCaptureFixture) -> list[logging.LogRecord]:

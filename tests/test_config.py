@@ -52,6 +52,9 @@ INTEGERS = {
     "max_body": (0, 1024**4),
     "max_body_memory": (0, 1024**3),
     "max_connections": (1, 1_000_000),
+    "max_keepalive_requests": (1, 2**32 - 1),
+    "max_input_memory": (0, 1024**4),
+    "min_rate": (0, 1024**3),
     "unix_mode": (0, 0o777),
 }
 

@@ -156,14 +156,60 @@ def test_body_that_stops_is_answered_408(serve: Serve, part: bytes) -> None:
         assert_is_408(connection)
 
 
-def test_body_that_drips_is_accepted(serve: Serve) -> None:
+def test_body_that_drips_is_accepted_above_the_least_rate(serve: Serve) -> None:
     body = b"0123456789"
     data = gates.request(method="POST", body=body)
-    server = serve(lambda request: request.body, **options(body=0.8))
+    server = serve(lambda request: request.body, min_rate=5, **options(body=0.8))
     with Connection(server) as connection:
         connection.send(data[: -len(body)])
         drip(connection, (body[n : n + 1] for n in range(len(body))), 0.1)
         assert connection.reply().body == body
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("min_rate", [0, 1000])
+def test_body_that_drips_below_the_least_rate_is_answered_408(
+    serve: Serve, chunked: bool, min_rate: int
+) -> None:
+    """With a rate of 0 it may drip for ever."""
+    n = 30
+    length = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {n}"
+    piece = b"1\r\nx\r\n" if chunked else b"x"
+    server = serve(
+        lambda request: request.body, min_rate=min_rate, **options(body=2 * SHORT)
+    )
+    with Connection(server) as connection:
+        connection.send(get("/", length))
+        drip(connection, itertools.repeat(piece, n), SHORT / 8)
+        if min_rate > 0:
+            assert_is_408(connection)
+            assert server.stats()["timed_out"] == 1
+        else:
+            connection.send(b"0\r\n\r\n" if chunked else b"")
+            assert connection.reply().body == n * b"x"
+
+
+def test_chunks_without_end_but_of_no_data_are_no_progress(serve: Serve) -> None:
+    server = serve(hello, min_rate=1000, **options(body=SHORT))
+    with Connection(server) as connection:
+        connection.send(CHUNKED + b"1")
+        drip(connection, itertools.repeat(b";", 30), SHORT / 8)
+        assert_is_408(connection)
+
+
+def test_time_in_which_a_handler_holds_the_loop_is_no_time_of_the_body(
+    serve: Serve,
+) -> None:
+    gate = gates.Gate(lambda request: request.body)
+    server = serve(gate, min_rate=1000, **options(body=SHORT))
+    with Connection(server) as connection:
+        connection.send(POST[:-3])
+        gates.wait_until_read(server, len(POST) - 3)
+        with gate.held(server):
+            connection.send(POST[-3:-2])
+            pause(3 * SHORT)
+        connection.send(POST[-2:])
+        assert connection.reply().body == b"body"
 
 
 # ---- replies ------------------------------------------------------------------------
@@ -207,6 +253,20 @@ def test_client_that_reads_slowly_gets_all(serve: Serve) -> None:
             pause(0.02)
         assert len(connection.rest()) < 1000  # the head
     assert server.stats()["timed_out"] == 0
+
+
+def test_client_that_reads_below_the_least_rate_is_closed(serve: Serve) -> None:
+    server = serve(
+        lambda _request: bytes(LARGE), min_rate=10**9, **options(write=2 * SHORT)
+    )
+    with gates.connect(server, 1) as (connection,):
+        connection.send(get())
+        with contextlib.suppress(ConnectionResetError):
+            while connection.socket.recv(200_000):
+                pause(SHORT / 4)
+        gates.wait_until_gone(server)
+    assert server.stats()["timed_out"] == 1
+    assert server.stats()["bytes_sent"] < LARGE
 
 
 def test_client_that_does_not_close_after_the_last_reply_is_closed(

@@ -25,8 +25,7 @@ fb_buf_grow(fb_buf *buf, size_t extra)
     if (extra > SIZE_MAX / 2 - buf->len) {
         return false;
     }
-    size_t need = buf->len + extra;
-    size_t cap = buf->cap * 2 > need ? buf->cap * 2 : need;
+    size_t cap = buf->cap + fb_buf_growth(buf, extra);
     char *data = fb_heap_resize(buf->heap, buf->data, cap);
     if (data == NULL) {
         return false;
@@ -43,6 +42,20 @@ fb_buf_consume(fb_buf *buf, size_t n)
     buf->len -= n;
     if (n > 0 && buf->len > 0) {
         memmove(buf->data, buf->data + n, buf->len);
+    }
+}
+
+void
+fb_buf_shrink(fb_buf *buf, size_t cap)
+{
+    size_t need = buf->len > cap ? buf->len : cap;
+    if (need == 0 || need >= buf->cap) {
+        return;
+    }
+    char *data = fb_heap_resize(buf->heap, buf->data, need);
+    if (data != NULL) {
+        buf->data = data;
+        buf->cap = need;
     }
 }
 

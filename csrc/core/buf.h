@@ -32,11 +32,26 @@ void fb_buf_consume(fb_buf *buf, size_t n);
 /* Empty the buffer; give its memory back when it holds more than keep bytes. */
 void fb_buf_reset(fb_buf *buf, size_t keep);
 
+/* Give back all but cap bytes of room, or but what is in use. It may fail to, and then
+ * nothing is changed. */
+void fb_buf_shrink(fb_buf *buf, size_t cap);
+
 /* As fb_buf_grow; cheap when there is room already. */
 static inline bool
 fb_buf_reserve(fb_buf *buf, size_t extra)
 {
     return buf->cap - buf->len >= extra || fb_buf_grow(buf, extra);
+}
+
+/* Returns how many bytes fb_buf_reserve would take. */
+static inline size_t
+fb_buf_growth(const fb_buf *buf, size_t extra)
+{
+    if (buf->cap - buf->len >= extra) {
+        return 0;
+    }
+    size_t need = buf->len + extra - buf->cap;
+    return buf->cap > need ? buf->cap : need;
 }
 
 /* Append len bytes. Borrows bytes. Returns false, with nothing changed, when there is

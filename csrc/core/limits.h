@@ -52,6 +52,10 @@
 /* Connections. Then: one that is idle gives way, or the new one waits in the kernel. */
 #define FB_MAX_CONNECTIONS 16384
 
+/* Requests of one connection, so that long-lived clients spread anew over workers now
+ * and then. Then: its last reply says close. */
+#define FB_MAX_KEEPALIVE_REQUESTS 100000
+
 /* Connections that wait in the kernel. Then: it turns them away. */
 #define FB_BACKLOG 2048
 
@@ -64,6 +68,12 @@
 
 /* Bytes read ahead of the replies. Then: reading waits for them. */
 #define FB_PIPELINE_BYTES (64 * 1024)
+
+/* Bytes of requests being received or handled, of all connections together. Each has
+ * its first FB_INPUT_BYTES in any case. Then: bodies go to temporary files, whatever
+ * their length; a head waits for FB_QUEUE_TIMEOUT_MS. */
+#define FB_MAX_INPUT_MEMORY (256LL * 1024 * 1024)
+#define FB_INPUT_MEMORY_BOUND (1024LL * 1024 * 1024 * 1024)
 
 /* Bytes of a stream in one turn, and what each of its writes counts for beyond its own
  * bytes. Then: others have a turn. */
@@ -103,8 +113,19 @@
 /* Milliseconds between two reads of a body. Then: 408. */
 #define FB_BODY_TIMEOUT_MS 30000
 
+/* Bytes a second, on the average of a body after its first FB_BODY_TIMEOUT_MS, and of a
+ * reply in each FB_WRITE_TIMEOUT_MS; less than any modem's. Below: 408, or close. 0: no
+ * matter how slow. */
+#define FB_MIN_RATE 240
+#define FB_RATE_BOUND (1024 * 1024 * 1024)
+
 /* Milliseconds without the peer reading any of its reply. Then: close. */
 #define FB_WRITE_TIMEOUT_MS 30000
+
+/* Milliseconds that a request waits for its slot, or for memory. Then: 503, and the
+ * advice to come again after so many seconds. */
+#define FB_QUEUE_TIMEOUT_MS 30000
+#define FB_RETRY_AFTER "5"
 
 /* Milliseconds from a stop to the last reply. Then: close. */
 #define FB_GRACEFUL_TIMEOUT_MS 30000
@@ -132,11 +153,15 @@ typedef struct fb_limits {
     uint64_t max_body;             /* bytes */
     size_t max_body_memory;        /* bytes */
     size_t max_connections;        /* connections */
+    size_t max_keepalive_requests; /* requests */
+    uint64_t max_input_memory;     /* bytes */
     int backlog;                   /* connections */
+    uint64_t min_rate;             /* bytes a second; 0: none */
     uint64_t keepalive_timeout_ms; /* 0: none, as for all below */
     uint64_t head_timeout_ms;
     uint64_t body_timeout_ms;
     uint64_t write_timeout_ms;
+    uint64_t queue_timeout_ms;
     uint64_t graceful_timeout_ms;
 } fb_limits;
 

@@ -6,6 +6,7 @@
 
 #include "core/reply.h"
 
+#include "core/limits.h"
 #include "core/status.h"
 #include "core/token.h"
 
@@ -170,8 +171,16 @@ fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head,
     char body[64];
     int n = snprintf(body, sizeof(body), "%d %s\n", status, fb_status_reason(status));
     size_t len = n > 0 && n < (int)sizeof(body) ? (size_t)n : 0;
+    static const fb_field retry_after = {
+        .name = "Retry-After", /* seconds, RFC 9110 10.2.3 */
+        .name_len = sizeof("Retry-After") - 1,
+        .value = FB_RETRY_AFTER,
+        .value_len = sizeof(FB_RETRY_AFTER) - 1,
+    };
     fb_head head = {
         .status = status,
+        .fields = &retry_after,
+        .n_fields = status == 503,
         .content_type = "text/plain; charset=utf-8",
         .framing = FB_FRAMING_LENGTH,
         .length = len,

@@ -65,6 +65,9 @@ wait_of(const fb_conn *conn)
     if (conn->exchange == NULL) {
         return FB_WAIT_REQUEST;
     }
+    if (conn->is_starved) {
+        return FB_WAIT_MEMORY;
+    }
     switch (conn->exchange->http.phase) {
     case FB_PHASE_HEAD:
     case FB_PHASE_METHOD:
@@ -78,16 +81,44 @@ wait_of(const fb_conn *conn)
     return FB_WAIT_REQUEST;
 }
 
+/* Returns how many bytes of the body in hand have come. */
+static uint64_t
+body_len(const fb_conn *conn)
+{
+    const fb_request *req = &conn->exchange->http.req;
+    return req->n_spooled + req->body.len;
+}
+
 static void
 start_wait(fb_conn *conn, fb_wait wait)
 {
     fb_server *server = conn->server;
     conn->wait = wait;
+    if (wait == FB_WAIT_BODY) {
+        conn->exchange->body_began = fb_server_clock(server);
+        conn->exchange->body_seen = body_len(conn);
+    }
     fb_times_start(&server->waits[wait], &conn->wait_node, uv_now(&server->loop));
 }
 
+/* Returns whether the body in hand comes more slowly than it may, on average, so that
+ * one that drips does not live for ever. */
+static bool
+does_body_drip(const fb_conn *conn)
+{
+    const fb_limits *limits = &conn->server->limits;
+    if (limits->min_rate == 0 || limits->body_timeout_ms == 0) {
+        return false;
+    }
+    uint64_t lasted = fb_server_clock(conn->server) - conn->exchange->body_began;
+    uint64_t n = body_len(conn) - conn->exchange->body_seen;
+    return lasted > limits->body_timeout_ms + n * 1000 / limits->min_rate;
+}
+
+static void time_out(fb_conn *conn);
+
 /* A wait of another kind begins anew; of the same kind too, but for a head, which must
- * come whole within its time, however it drips. */
+ * come whole within its time, however it drips, and for those that only end. */
 static void
 update_wait(fb_conn *conn)
 {
@@ -95,7 +126,11 @@ update_wait(fb_conn *conn)
     fb_wait wait = wait_of(conn);
     if (wait != conn->wait) {
         start_wait(conn, wait);
-    } else if (wait != FB_WAIT_HEAD && wait != FB_WAIT_GOODBYE) {
+    } else if (wait == FB_WAIT_BODY && conn->state == FB_CONN_OPEN &&
+               does_body_drip(conn)) {
+        time_out(conn);
+    } else if (wait != FB_WAIT_HEAD && wait != FB_WAIT_GOODBYE &&
+               wait != FB_WAIT_MEMORY) {
         fb_times_renew(&server->waits[wait], &conn->wait_node, uv_now(&server->loop),
                        server->tick_ms);
     }
@@ -115,15 +150,41 @@ has_pipelined_enough(const fb_conn *conn)
     return conn->n_slots > 0 && conn->exchange->in.len >= FB_PIPELINE_BYTES;
 }
 
+/* Returns whether extra bytes would be more than all connections may have together. */
+static bool
+is_memory_short(const fb_server *server, size_t extra)
+{
+    return server->exchanges.n_bytes + extra > server->limits.max_input_memory;
+}
+
 /* How much to make room for: for a body, as much of it as is worth one read. */
 static size_t
 room_for(const fb_conn *conn)
 {
     size_t missing = fb_http_body_missing(&conn->exchange->http);
+    if (missing > FB_INPUT_BYTES && is_memory_short(conn->server, missing)) {
+        return FB_INPUT_BYTES; /* it goes to a file, part by part */
+    }
     if (missing > FB_PIPELINE_BYTES) {
         return FB_PIPELINE_BYTES;
     }
     return missing > FB_INPUT_BYTES ? missing : FB_INPUT_BYTES;
+}
+
+/* Make room for more of what is in hand. Returns false when there is none now. */
+static bool
+grow_input(fb_conn *conn)
+{
+    fb_server *server = conn->server;
+    const fb_exchange *exchange = conn->exchange;
+    size_t extra = room_for(conn);
+    bool is_body = exchange->http.phase == FB_PHASE_BODY;
+    size_t growth = fb_buf_growth(&exchange->in, extra);
+    if (exchange->in.len > 0 && !is_body && is_memory_short(server, growth)) {
+        conn->is_starved = conn->n_slots == 0; /* else the dispatch makes room */
+        return false;
+    }
+    return fb_exchange_grow(&server->exchanges, conn->exchange, extra);
 }
 
 /* Returns room to read into, or false: memory ran out, or the slots come first. */
@@ -146,7 +207,7 @@ make_room(fb_conn *conn)
     if (has_pipelined_enough(conn)) {
         return false;
     }
-    return fb_buf_reserve(in, room_for(conn));
+    return grow_input(conn);
 }
 
 static void
@@ -181,6 +242,15 @@ receive_eof(fb_conn *conn)
 }
 
 static void
+stop_reading(fb_conn *conn)
+{
+    if (conn->is_reading) {
+        conn->is_reading = false;
+        uv_read_stop(&conn->uv.stream);
+    }
+}
+
+static void
 on_read(uv_stream_t *stream, ssize_t n_read, const uv_buf_t *buf)
 {
     (void)buf;
@@ -188,7 +258,12 @@ on_read(uv_stream_t *stream, ssize_t n_read, const uv_buf_t *buf)
     if (n_read == 0 || conn->state == FB_CONN_CLOSING) {
         return;
     }
-    if (n_read == UV_ENOBUFS && conn->exchange != NULL && has_pipelined_enough(conn)) {
+    if (n_read == UV_ENOBUFS && conn->is_starved) {
+        stop_reading(conn);
+        update_wait(conn);
+        return;
+    }
+    if (n_read == UV_ENOBUFS && conn->exchange != NULL && conn->n_slots > 0) {
         return; /* the dispatch at the end of this iteration makes room */
     }
     if (n_read == UV_EOF) {
@@ -196,18 +271,12 @@ on_read(uv_stream_t *stream, ssize_t n_read, const uv_buf_t *buf)
     } else if (n_read < 0) {
         fb_conn_close(conn);
     } else if (conn->state != FB_CONN_LINGERING) {
+        if (conn->n_slots == 0) {
+            conn->queued_at = fb_server_polled_at(conn->server);
+        }
         conn->exchange->in.len += (size_t)n_read;
         fb_count_add(&conn->server->stats.n_bytes_received, (uint64_t)n_read);
         fb_conn_parse(conn);
-    }
-}
-
-static void
-stop_reading(fb_conn *conn)
-{
-    if (conn->is_reading) {
-        conn->is_reading = false;
-        uv_read_stop(&conn->uv.stream);
     }
 }
 
@@ -235,12 +304,22 @@ start_draining(fb_conn *conn)
     }
 }
 
+/* Returns whether bodies are to leave memory, because it is short. */
+static bool
+is_memory_tight(const fb_server *server)
+{
+    return is_memory_short(server, 0) || fb_server_has_starved(server);
+}
+
 /* Returns whether the body in hand is not to be held in memory. One of known length is
  * told before it is there. */
 static bool
 is_to_be_spooled(const fb_conn *conn)
 {
     const fb_http *http = &conn->exchange->http;
+    if (is_memory_tight(conn->server) && http->phase == FB_PHASE_BODY) {
+        return true;
+    }
     size_t len = http->req.body.len + fb_http_body_missing(http);
     return http->req.n_spooled > 0 || len > conn->server->limits.max_body_memory;
 }
@@ -258,24 +337,38 @@ spool_body(fb_conn *conn)
         }
         exchange->file = fd;
     }
+    if (req->n_spooled == 0) {
+        fb_count_add(&conn->server->stats.n_spooled, 1);
+    }
     const char *bytes = exchange->in.data + req->start + req->body.off;
     return fb_spool_append(exchange->file, bytes, req->body.len) == 0;
+}
+
+/* Append it, and drop it from memory. */
+static bool
+drop_body(fb_conn *conn)
+{
+    if (!spool_body(conn)) {
+        return false;
+    }
+    fb_http_drop_body(&conn->exchange->http, &conn->exchange->in);
+    if (conn->n_slots == 0 && is_memory_tight(conn->server)) {
+        fb_exchange_shrink(&conn->server->exchanges, conn->exchange);
+    }
+    return true;
 }
 
 /* More of a body may come. Returns false when what is in hand cannot be stored. */
 static bool
 keep_body(fb_conn *conn)
 {
-    fb_http *http = &conn->exchange->http;
-    if (http->phase != FB_PHASE_BODY || http->req.body.len < FB_FILE_BLOCK ||
+    const fb_http *http = &conn->exchange->http;
+    size_t least = is_memory_tight(conn->server) ? 1 : FB_FILE_BLOCK;
+    if (http->phase != FB_PHASE_BODY || http->req.body.len < least ||
         !is_to_be_spooled(conn)) {
         return true;
     }
-    if (!spool_body(conn)) {
-        return false;
-    }
-    fb_http_drop_body(http, &conn->exchange->in);
-    return true;
+    return drop_body(conn);
 }
 
 /* A body is complete. As keep_body. */
@@ -303,11 +396,16 @@ take_request(fb_conn *conn)
     slot->file = conn->exchange->file;
     conn->exchange->file = -1;
     conn->n_slots++;
+    conn->n_requests++;
     fb_server_touch(server, conn);
     if (conn->wait != FB_WAIT_REQUEST) {
         start_wait(conn, FB_WAIT_REQUEST);
     }
-    if (!req->keep_alive) {
+    if (conn->n_requests >= server->limits.max_keepalive_requests) {
+        conn->wants_goodbye = conn->wants_goodbye || slot->req.keep_alive;
+        slot->req.keep_alive = false;
+    }
+    if (!slot->req.keep_alive) {
         start_draining(conn);
     }
     if (fb_batch_is_full(&server->batch)) {
@@ -326,6 +424,45 @@ reject(fb_conn *conn, int status)
     fb_server_touch(conn->server, conn);
 }
 
+/* Returns whether a request of the connection has been waiting for too long, behind
+ * those of others: its client may have given up, and those behind it wait, too. */
+static bool
+is_overdue(const fb_conn *conn)
+{
+    uint64_t most = conn->server->limits.queue_timeout_ms;
+    return most > 0 && conn->n_slots == 0 &&
+           uv_now(&conn->server->loop) - conn->queued_at > most;
+}
+
+static void
+refuse_overload(fb_conn *conn)
+{
+    fb_count_add(&conn->server->stats.n_overloaded, 1);
+    reject(conn, 503);
+}
+
+static void
+time_out(fb_conn *conn)
+{
+    fb_count_add(&conn->server->stats.n_timed_out, 1);
+    if (conn->wait == FB_WAIT_HEAD || conn->wait == FB_WAIT_BODY) {
+        reject(conn, 408);
+    } else {
+        fb_conn_close(conn);
+    }
+}
+
+void
+fb_conn_unload(fb_conn *conn)
+{
+    const fb_exchange *exchange = conn->exchange;
+    if (conn->state == FB_CONN_OPEN && exchange->http.phase == FB_PHASE_BODY &&
+        exchange->http.req.body.len > 0 && conn->n_slots == 0 && !conn->is_ready &&
+        !drop_body(conn)) {
+        reject(conn, 507);
+    }
+}
+
 /* Returns whether there may be more to parse. */
 static bool
 parse_one(fb_conn *conn)
@@ -333,6 +470,10 @@ parse_one(fb_conn *conn)
     fb_http *http = &conn->exchange->http;
     switch (fb_http_feed(http, &conn->exchange->in)) {
     case FB_FEED_REQUEST:
+        if (is_overdue(conn)) {
+            refuse_overload(conn);
+            return false;
+        }
         if (!finish_body(conn)) {
             reject(conn, 507);
             return false;
@@ -648,6 +789,10 @@ static void
 say_goodbye(fb_conn *conn)
 {
     set_state(conn, FB_CONN_LINGERING);
+    if (conn->exchange != NULL) {
+        conn->exchange->in.len = 0;
+        fb_exchange_shrink(&conn->server->exchanges, conn->exchange);
+    }
     if (uv_shutdown(&conn->shutdown, &conn->uv.stream, on_shutdown) != 0) {
         fb_conn_close(conn);
         return;
@@ -762,6 +907,7 @@ fb_conn_settle(fb_conn *conn)
 {
     conn->n_slots = 0;
     conn->n_answered = 0;
+    conn->queued_at = uv_now(&conn->server->loop);
     if (conn->state == FB_CONN_CLOSING || conn->exchange == NULL) {
         return;
     }
@@ -829,14 +975,16 @@ fb_conn_of_wait(fb_time_node *node)
     return (fb_conn *)(void *)((char *)node - offsetof(fb_conn, wait_node));
 }
 
-/* Returns whether the peer still reads, be it slowly. */
+/* Returns whether the peer still reads, slowly at the most. */
 static bool
 does_write_progress(fb_conn *conn)
 {
+    const fb_limits *limits = &conn->server->limits;
+    uint64_t due = limits->min_rate * limits->write_timeout_ms / 1000;
+    size_t before = conn->n_left;
     size_t left = unread_bytes(conn);
-    bool progresses = left < conn->n_left;
     conn->n_left = left;
-    return progresses;
+    return left < before && (left == 0 || before - left >= due);
 }
 
 void
@@ -846,12 +994,28 @@ fb_conn_expire(fb_conn *conn)
         start_wait(conn, FB_WAIT_WRITE);
         return;
     }
-    fb_count_add(&conn->server->stats.n_timed_out, 1);
-    if (conn->wait == FB_WAIT_HEAD || conn->wait == FB_WAIT_BODY) {
-        reject(conn, 408);
-    } else {
-        fb_conn_close(conn);
+    if (conn->wait == FB_WAIT_MEMORY) {
+        conn->is_starved = false;
+        refuse_overload(conn);
+        return;
     }
+    time_out(conn);
+}
+
+bool
+fb_conn_feed(fb_conn *conn)
+{
+    assert(conn->is_starved && conn->state == FB_CONN_OPEN);
+    conn->is_starved = false;
+    if (!make_room(conn)) {
+        conn->is_starved = true;
+        return false;
+    }
+    start_reading(conn);
+    if (conn->state != FB_CONN_CLOSING) {
+        update_wait(conn);
+    }
+    return true;
 }
 
 /* ---- birth and death ------------------------------------------------------------- */
@@ -861,8 +1025,8 @@ on_closed(uv_handle_t *handle)
 {
     fb_conn *conn = conn_of(handle);
     fb_server *server = conn->server;
-    assert(conn->n_slots == 0 && !conn->is_touched && !conn->is_ready);
-    fb_times_stop(&conn->wait_node);
+    assert(conn->n_slots == 0 && !conn->is_touched && !conn->is_ready &&
+           conn->wait_node.prev == NULL);
     if (conn->exchange != NULL) {
         fb_exchange_give(&server->exchanges, conn->exchange);
         conn->exchange = NULL;
@@ -877,6 +1041,7 @@ fb_conn_close(fb_conn *conn)
         return;
     }
     set_state(conn, FB_CONN_CLOSING);
+    fb_times_stop(&conn->wait_node);
     conn->is_reading = false;
     uv_close(&conn->uv.handle, on_closed);
 }

@@ -23,7 +23,8 @@ typedef struct fb_listener fb_listener;
  * OPEN       reads and parses.
  *            Output that does not leave at once: PAUSED. A bad request, a reply that
  *            says close, the peer's EOF with replies owed: DRAINING. EOF or a stop with
- *            nothing owed, an error, a time-out: CLOSING.
+ *            nothing owed, an error, a time-out: CLOSING. While it is starved, because
+ *            memory is short, it does not read.
  * PAUSED     does not read; output is on its way.
  *            All sent: OPEN. Else as OPEN.
  * DRAINING   parses nothing more; sends what it owes.
@@ -46,6 +47,7 @@ typedef enum fb_wait {
     FB_WAIT_REQUEST, /* the first byte of one */
     FB_WAIT_HEAD,    /* the rest of a head */
     FB_WAIT_BODY,    /* the rest of a body */
+    FB_WAIT_MEMORY,  /* room to read into, starved: the list is a queue */
     FB_WAIT_WRITE,   /* the peer to read */
     FB_WAIT_GOODBYE, /* the peer to close, LINGERING */
     FB_WAIT_KINDS,
@@ -68,19 +70,22 @@ typedef struct fb_conn {
     struct fb_conn *next;         /* there, or in the pool */
     fb_conn_state state;
     fb_wait wait;
-    uint32_t n_slots;      /* of the collecting batch, or of the one being dispatched */
-    uint32_t n_answered;   /* of those */
-    int reject_status;     /* an error reply that is owed, or 0 */
-    bool is_touched;       /* in server->touched */
-    bool is_ready;         /* in server->ready */
-    bool is_parsing;       /* parse is on the stack */
-    bool is_writing;       /* write is in flight */
-    bool is_reading;       /* libuv reads */
-    bool has_peer_eof;     /* the peer sends nothing more */
-    bool wants_goodbye;    /* the server ends it: the peer may still be sending */
-    bool is_last_answered; /* a reply said close: further ones are dropped */
-    size_t n_queued;       /* bytes of the write in flight */
-    size_t n_left;         /* bytes that the peer had not taken at the last look */
+    uint32_t n_slots;    /* of the collecting batch, or of the one being dispatched */
+    uint32_t n_answered; /* of those */
+    int reject_status;   /* an error reply that is owed, or 0 */
+    uint32_t n_requests; /* taken */
+    uint64_t queued_at;  /* loop's clock: since when the next request may be waiting */
+    bool is_starved;     /* it does not read, because memory is short */
+    bool is_touched;     /* in server->touched */
+    bool is_ready;       /* in server->ready */
+    bool is_parsing;     /* parse is on the stack */
+    bool is_writing;     /* write is in flight */
+    bool is_reading;     /* libuv reads */
+    bool has_peer_eof;   /* the peer sends nothing more */
+    bool wants_goodbye;  /* the server ends it: the peer may still be sending */
+    bool is_last_answered;    /* a reply said close: further ones are dropped */
+    size_t n_queued;          /* bytes of the write in flight */
+    size_t n_left;            /* bytes that the peer had not taken at the last look */
     struct sockaddr_in6 peer; /* or a sockaddr_in, or of no family (unix) */
     uv_write_t write;
     uv_shutdown_t shutdown;
@@ -124,6 +129,12 @@ void fb_conn_settle(fb_conn *conn);
 
 /* The wait of the connection is over: answer 408 or close, as its state asks. */
 void fb_conn_expire(fb_conn *conn);
+
+/* Have a starved connection go on. Returns false when there is still no memory. */
+bool fb_conn_feed(fb_conn *conn);
+
+/* Memory is short: put what is there of a body into its file. */
+void fb_conn_unload(fb_conn *conn);
 
 /* Returns the connection that waits with node. */
 fb_conn *fb_conn_of_wait(fb_time_node *node);

@@ -58,8 +58,26 @@ fb_exchange_take(fb_exchange_pool *pool)
     }
     if (exchange != NULL) {
         fb_http_init(&exchange->http, pool->limits);
+        pool->n_bytes += exchange->in.cap;
     }
     return exchange;
+}
+
+bool
+fb_exchange_grow(fb_exchange_pool *pool, fb_exchange *exchange, size_t extra)
+{
+    size_t before = exchange->in.cap;
+    bool ok = fb_buf_reserve(&exchange->in, extra);
+    pool->n_bytes += exchange->in.cap - before;
+    return ok;
+}
+
+void
+fb_exchange_shrink(fb_exchange_pool *pool, fb_exchange *exchange)
+{
+    size_t before = exchange->in.cap;
+    fb_buf_shrink(&exchange->in, FB_INPUT_BYTES);
+    pool->n_bytes -= before - exchange->in.cap;
 }
 
 /* Make an out that may have something left as good as new. */
@@ -78,6 +96,7 @@ fb_exchange_give(fb_exchange_pool *pool, fb_exchange *exchange)
 {
     clear_out(&exchange->filling);
     clear_out(&exchange->sending);
+    pool->n_bytes -= exchange->in.cap;
     fb_buf_reset(&exchange->in, FB_KEEP_BYTES);
     if (exchange->file >= 0) {
         close(exchange->file);

@@ -12,17 +12,20 @@
 #include "core/out.h"
 
 typedef struct fb_exchange {
-    fb_http http;   /* parses in */
-    fb_buf in;      /* bytes received; slots point into it while in a batch */
-    fb_out filling; /* takes replies */
-    fb_out sending; /* never grows or moves while a write is in flight */
-    int file;       /* of the body being received, when it is spooled; or -1 */
+    fb_http http;        /* parses in */
+    fb_buf in;           /* bytes received; slots point into it while in a batch */
+    fb_out filling;      /* takes replies */
+    fb_out sending;      /* never grows or moves while a write is in flight */
+    int file;            /* of the body being received, when it is spooled; or -1 */
+    uint64_t body_began; /* server's own clock: when waiting for the body began */
+    uint64_t body_seen;  /* bytes of it that were there then */
     struct fb_exchange *next; /* in the pool */
 } fb_exchange;
 
 typedef struct fb_exchange_pool {
     fb_exchange *first;
     size_t n_items;
+    uint64_t n_bytes;        /* room of the reading buffers of all that are taken */
     const fb_limits *limits; /* kept, for the parsers */
     fb_heap *heap;           /* kept */
 } fb_exchange_pool;
@@ -35,6 +38,13 @@ void fb_exchange_pool_fini(fb_exchange_pool *pool);
 /* Returns an exchange ready for the first byte of a request, or NULL for want of
  * memory. */
 fb_exchange *fb_exchange_take(fb_exchange_pool *pool);
+
+/* Make room to read extra more bytes. Returns false when there is no memory. */
+bool fb_exchange_grow(fb_exchange_pool *pool, fb_exchange *exchange, size_t extra);
+
+/* Give back what the reading buffer has of room beyond FB_INPUT_BYTES and its bytes; no
+ * slot may point there. */
+void fb_exchange_shrink(fb_exchange_pool *pool, fb_exchange *exchange);
 
 /* Takes exchange; what it still has to send is released unsent. */
 void fb_exchange_give(fb_exchange_pool *pool, fb_exchange *exchange);

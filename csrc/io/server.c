@@ -98,6 +98,7 @@ fb_server_dispatch(fb_server *server)
     fb_count_add(&server->stats.batch_sizes[batch->n_slots], 1);
     locate_slots(batch);
     update_stamp(server);
+    uint64_t began = uv_now(&server->loop);
     fb_flusher_begin(&server->flusher, batch->n_slots);
     bool goes_on = server->ops->dispatch(server->owner, batch);
     fb_flusher_end(&server->flusher);
@@ -107,7 +108,45 @@ fb_server_dispatch(fb_server *server)
     answer_unanswered(server);
     reset_batch(batch);
     uv_update_time(&server->loop);
+    server->held_ms += uv_now(&server->loop) - began;
     settle_touched(server);
+}
+
+uint64_t
+fb_server_polled_at(fb_server *server)
+{
+    uv_metrics_t metrics;
+    /* It cannot fail. It counts the events of a report when all were handled. */
+    uv_metrics_info(&server->loop, &metrics);
+    if (metrics.events != server->n_events) {
+        server->n_events = metrics.events;
+        server->polled_at = uv_now(&server->loop);
+    }
+    return server->polled_at;
+}
+
+uint64_t
+fb_server_clock(const fb_server *server)
+{
+    return uv_now(&server->loop) - server->held_ms;
+}
+
+bool
+fb_server_has_starved(const fb_server *server)
+{
+    return fb_times_first(&server->waits[FB_WAIT_MEMORY]) != NULL;
+}
+
+/* Have those that wait for memory go on, as far as it reaches. */
+static void
+feed_starved(fb_server *server)
+{
+    fb_time_node *node;
+    while ((node = fb_times_first(&server->waits[FB_WAIT_MEMORY])) != NULL) {
+        if (!fb_conn_feed(fb_conn_of_wait(node))) {
+            return;
+        }
+    }
 }
 
 static void
@@ -316,9 +355,8 @@ fb_server_start_tick(fb_server *server)
 void
 fb_server_make_room(fb_server *server)
 {
-    fb_time_node *node = server->waits[FB_WAIT_REQUEST].ends.next;
-    if (node == &server->waits[FB_WAIT_REQUEST].ends ||
-        uv_now(&server->loop) - node->since < FB_GIVE_WAY_MS) {
+    fb_time_node *node = fb_times_first(&server->waits[FB_WAIT_REQUEST]);
+    if (node == NULL || uv_now(&server->loop) - node->since < FB_GIVE_WAY_MS) {
         return;
     }
     fb_conn *conn = fb_conn_of_wait(node);
@@ -351,11 +389,26 @@ expire_waits(fb_server *server)
     }
 }
 
+/* While one waits for memory, bodies that stand still leave it. */
+static void
+unload_bodies(fb_server *server)
+{
+    fb_time_list *list = &server->waits[FB_WAIT_BODY];
+    fb_time_node *node = fb_times_first(list);
+    while (node != NULL && fb_server_has_starved(server)) {
+        fb_time_node *next = node->next != &list->ends ? node->next : NULL;
+        fb_conn_unload(fb_conn_of_wait(node));
+        feed_starved(server);
+        node = next;
+    }
+}
+
 static void
 work_off_tick(fb_server *server)
 {
     server->is_tick_due = false;
     expire_waits(server);
+    unload_bodies(server);
     work_off(server);
     if (fb_count_get(&server->n_conns) == 0) {
         uv_timer_stop(&server->tick);
@@ -371,6 +424,7 @@ on_check(uv_check_t *check)
     if (server->is_tick_due) {
         work_off_tick(server);
     }
+    feed_starved(server);
     step_stop(server);
     if (server->stopping == FB_STOP_NO || fb_server_closes_idle(server)) {
         uv_idle_stop(&server->idle);
@@ -554,6 +608,7 @@ init_waits(fb_server *server)
     fb_times_init(&server->waits[FB_WAIT_REQUEST], limits->keepalive_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_HEAD], limits->head_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_BODY], limits->body_timeout_ms);
+    fb_times_init(&server->waits[FB_WAIT_MEMORY], limits->queue_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_WRITE], limits->write_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_GOODBYE], FB_LINGER_TIMEOUT_MS);
     uint64_t tick = min_wait(server) / 4;
@@ -569,6 +624,7 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     server->ops = setup->ops;
     server->owner = setup->owner;
     server->wakeup_fd = -1;
+    server->n_events = UINT64_MAX; /* none were reported yet */
     memcpy(server->server_value, setup->server_value, strlen(setup->server_value) + 1);
     fb_stamp_init(&server->stamp, server->server_value);
     fb_batch_init(&server->batch, server->limits.batch_size);

@@ -54,6 +54,8 @@ typedef struct fb_stats {
     fb_count n_bytes_sent;
     fb_count n_rejected; /* bad requests */
     fb_count n_timed_out;
+    fb_count n_overloaded; /* of those rejected, with 503: they waited for too long */
+    fb_count n_spooled;    /* bodies */
     fb_count batch_sizes[FB_BATCH_SLOTS + 1]; /* item n: batches of n slots */
 } fb_stats;
 
@@ -84,6 +86,9 @@ struct fb_server {
     fb_conn *touched; /* to be settled after the dispatch */
     fb_conn *ready;   /* have received bytes that are not parsed */
     fb_time_list waits[FB_WAIT_KINDS];
+    uint64_t polled_at; /* loop's clock: when the events in hand were reported */
+    uint64_t n_events;  /* reported then, and before */
+    uint64_t held_ms;   /* the loop was held up by dispatches, all in all */
     uint64_t tick_ms;
     uint64_t ticked_at;       /* loop's clock: when the last tick came */
     bool is_tick_due;         /* on_check is to see whose wait is over */
@@ -121,6 +126,17 @@ void fb_server_close(fb_server *server);
 void fb_server_stop(fb_server *server, fb_stop stop);
 
 /* ---- for conn.c and listener.c --------------------------------------------------- */
+
+/* Returns when the events in hand were reported, by the loop's clock: what is read now
+ * has been waiting since then at the least. */
+uint64_t fb_server_polled_at(fb_server *server);
+
+/* Returns milliseconds, by a clock that stands still during a dispatch: what a peer
+ * does late meanwhile is not its fault. */
+uint64_t fb_server_clock(const fb_server *server);
+
+/* Returns whether a connection waits for memory. */
+bool fb_server_has_starved(const fb_server *server);
 
 /* Hand the batch over and settle whoever was in it. */
 void fb_server_dispatch(fb_server *server);

@@ -10,6 +10,7 @@
 #define FB_IO_TIMES_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 typedef struct fb_time_node {
@@ -35,6 +36,13 @@ fb_times_renew(fb_time_list *list, fb_time_node *node, uint64_t now, uint64_t ti
     if (now - node->since >= tick_ms) {
         fb_times_start(list, node, now);
     }
+}
+
+/* Returns the node that waits longest, or NULL. */
+static inline fb_time_node *
+fb_times_first(const fb_time_list *list)
+{
+    return list->ends.next != &list->ends ? list->ends.next : NULL;
 }
 
 /* Take node out of its list, if it is in one. */

@@ -401,15 +401,17 @@ server_stats(PyObject *op, PyObject *unused)
     }
     const fb_stats *stats = &server->stats;
     return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests),
+        "{sKsKsKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests),
         "batches", fb_count_get(&stats->n_batches), "connections",
         fb_count_get(&stats->n_conns), "open_connections",
         fb_count_get(&server->n_conns), "bytes_received",
         fb_count_get(&stats->n_bytes_received), "bytes_sent",
         fb_count_get(&stats->n_bytes_sent), "rejected",
         fb_count_get(&stats->n_rejected), "timed_out",
-        fb_count_get(&stats->n_timed_out), "allocations",
-        fb_count_get(&server->heap.n_taken), "batch_sizes", list_batch_sizes(stats));
+        fb_count_get(&stats->n_timed_out), "overloaded",
+        fb_count_get(&stats->n_overloaded), "spooled", fb_count_get(&stats->n_spooled),
+        "allocations", fb_count_get(&server->heap.n_taken), "batch_sizes",
+        list_batch_sizes(stats));
 }
 
 /* ---- the type -------------------------------------------------------------------- */

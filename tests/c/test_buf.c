@@ -92,6 +92,33 @@ test_reset_gives_large_memory_back(void)
 }
 
 static void
+test_shrink_gives_back_room_and_no_bytes(void)
+{
+    fb_heap heap = {0};
+    fb_buf buf;
+    fb_buf_init(&buf, &heap);
+    fb_buf_shrink(&buf, 4);
+    CHECK_SIZE(buf.cap, 0);
+    CHECK_SIZE(fb_buf_growth(&buf, 100), 100);
+    CHECK(fb_buf_reserve(&buf, 100));
+    CHECK_SIZE(fb_buf_growth(&buf, 100), 0);
+    CHECK_SIZE(fb_buf_growth(&buf, 101), 100);
+    CHECK_SIZE(fb_buf_growth(&buf, 300), 200);
+    CHECK(fb_buf_append(&buf, "abcdef", 6));
+    fb_buf_shrink(&buf, 200);
+    CHECK_SIZE(buf.cap, 100);
+    fault_set(1);
+    fb_buf_shrink(&buf, 50);
+    CHECK_SIZE(buf.cap, 100);
+    fb_buf_shrink(&buf, 50);
+    CHECK_SIZE(buf.cap, 50);
+    fb_buf_shrink(&buf, 0);
+    CHECK_SIZE(buf.cap, 6);
+    CHECK_TEXT(buf.data, buf.len, "abcdef");
+    fb_buf_fini(&buf);
+}
+
+static void
 test_without_memory_nothing_changes(void)
 {
     fb_heap heap = {0};
@@ -157,6 +184,7 @@ main(void)
     RUN(test_reserve_makes_room_for_exactly_that);
     RUN(test_consume_drops_the_first_bytes);
     RUN(test_reset_gives_large_memory_back);
+    RUN(test_shrink_gives_back_room_and_no_bytes);
     RUN(test_without_memory_nothing_changes);
     RUN(test_absurd_size_is_no_memory);
     RUN(test_heap_counts_blocks);
