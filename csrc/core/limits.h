@@ -56,6 +56,14 @@
  * and then. Then: its last reply says close. */
 #define FB_MAX_KEEPALIVE_REQUESTS 100000
 
+/* Bytes of a PROXY header: of version 1, as its specification says; of version 2, whose
+ * own bound is 64 KiB, room for the fields of a certificate. Then: close. */
+#define FB_PROXY_LINE_BYTES 107
+#define FB_PROXY_HEADER_BYTES 4096
+
+/* Networks of trusted proxies; large CDNs publish lists of 200. Then: no start. */
+#define FB_MAX_NETWORKS 1024
+
 /* Connections that wait in the kernel. Then: it turns them away. */
 #define FB_BACKLOG 2048
 
