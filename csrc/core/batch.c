@@ -24,6 +24,7 @@ fb_batch_push(fb_batch *batch, void *owner, uint32_t turn, const fb_request *req
     slot->turn = turn;
     slot->is_answered = false;
     slot->file = -1;
+    slot->client = (fb_address){.family = FB_FAMILY_NONE};
     fb_request_copy(&slot->req, req);
     return slot;
 }

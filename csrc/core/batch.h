@@ -8,6 +8,7 @@
 #ifndef FB_CORE_BATCH_H
 #define FB_CORE_BATCH_H
 
+#include "core/address.h"
 #include "core/request.h"
 
 typedef struct fb_slot {
@@ -15,8 +16,9 @@ typedef struct fb_slot {
     const char
         *data; /* the message's first byte; set by the owner's side for a dispatch */
     uint32_t turn; /* place among the slots of the same owner in this batch, from 0 */
-    bool is_answered; /* a reply was given */
-    int file;         /* holds a body that was spooled, or -1: see fb_batch_push */
+    bool is_answered;  /* a reply was given */
+    int file;          /* holds a body that was spooled, or -1: see fb_batch_push */
+    fb_address client; /* who asks, be it through proxies; set by the owner's side */
     fb_request req;
 } fb_slot;
 

@@ -34,6 +34,7 @@ typedef struct fb_request {
     uint8_t minor;      /* HTTP/1.minor: 0 or 1 */
     bool is_head;       /* HEAD: the reply has no body */
     bool keep_alive;    /* the connection may go on after the reply */
+    bool is_https;      /* its client speaks HTTPS to a proxy that is trusted */
     uint16_t n_headers; /* of headers, in use */
     uint16_t n_dropped; /* fields left out: their names hold an underscore */
     fb_header headers

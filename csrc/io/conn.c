@@ -9,6 +9,8 @@
  */
 #include "io/conn.h"
 
+#include "core/forwarded.h"
+#include "core/proxy.h"
 #include "core/reply.h"
 #include "io/server.h"
 #include "io/spool.h"
@@ -62,11 +64,14 @@ wait_of(const fb_conn *conn)
     if (conn->is_writing) {
         return FB_WAIT_WRITE;
     }
-    if (conn->exchange == NULL) {
-        return FB_WAIT_REQUEST;
-    }
     if (conn->is_starved) {
         return FB_WAIT_MEMORY;
+    }
+    if (conn->awaits_proxy) {
+        return FB_WAIT_HEAD;
+    }
+    if (conn->exchange == NULL) {
+        return FB_WAIT_REQUEST;
     }
     switch (conn->exchange->http.phase) {
     case FB_PHASE_HEAD:
@@ -224,12 +229,18 @@ on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
     buf->len = in->cap - in->len;
 }
 
+static void reject(fb_conn *conn, int status);
+
 /* The peer sends nothing more; it may still read what it is owed, RFC 9112 9.6. */
 static void
 receive_eof(fb_conn *conn)
 {
     conn->has_peer_eof = true;
     conn->is_reading = false; /* libuv stops by itself */
+    if (conn->awaits_proxy && conn->exchange != NULL && conn->exchange->in.len > 0) {
+        reject(conn, 400); /* else it only looked whether we are there */
+        return;
+    }
     if (conn->is_ready && conn->state == FB_CONN_OPEN) {
         return; /* what has arrived comes first; go_on closes when it is answered */
     }
@@ -387,16 +398,63 @@ finish_body(fb_conn *conn)
     return true;
 }
 
+/* Read a PROXY header. Returns whether it was there, whole: what follows is HTTP. */
+static bool
+take_proxy_header(fb_conn *conn)
+{
+    fb_buf *in = &conn->exchange->in;
+    fb_proxy proxy;
+    switch (fb_proxy_parse(in->data, in->len, &proxy)) {
+    case FB_PROXY_MORE:
+        return false; /* the wait for it began with the connection */
+    case FB_PROXY_BAD:
+        reject(conn, 400);
+        return false;
+    case FB_PROXY_DONE:
+        break;
+    }
+    conn->awaits_proxy = false;
+    fb_buf_consume(in, proxy.len);
+    if (proxy.origin == FB_PROXY_CLIENT) {
+        conn->peer = proxy.client;
+        conn->client = proxy.client;
+        conn->is_trusted = fb_trust_has(&conn->server->trust, &conn->peer);
+    } else if (proxy.origin == FB_PROXY_UNKNOWN) {
+        conn->is_trusted = false; /* somebody's, not the proxy's own, fields follow */
+    }
+    return true;
+}
+
+/* A trusted peer sent the request in hand: for whom? Returns false when what it says is
+ * malformed. */
+static bool
+take_forwarded(fb_conn *conn)
+{
+    fb_request *req = &conn->exchange->http.req;
+    const char *message = conn->exchange->in.data + req->start;
+    fb_forwarded forwarded;
+    if (!fb_forwarded_read(&conn->server->trust, message, req, &forwarded)) {
+        return false;
+    }
+    conn->client = forwarded.has_client ? forwarded.client : conn->peer;
+    req->is_https = forwarded.is_https;
+    return true;
+}
+
 static void
 take_request(fb_conn *conn)
 {
     fb_server *server = conn->server;
     const fb_request *req = &conn->exchange->http.req;
     fb_slot *slot = fb_batch_push(&server->batch, conn, conn->n_slots, req);
+    slot->client = conn->client;
     slot->file = conn->exchange->file;
     conn->exchange->file = -1;
     conn->n_slots++;
     conn->n_requests++;
+    if (req->n_dropped > 0) {
+        fb_count_add(&server->stats.n_fields_dropped, req->n_dropped);
+    }
     fb_server_touch(server, conn);
     if (conn->wait != FB_WAIT_REQUEST) {
         start_wait(conn, FB_WAIT_REQUEST);
@@ -413,11 +471,16 @@ take_request(fb_conn *conn)
     }
 }
 
-/* An error reply that the server gives by itself, after the replies that are owed. */
+/* An error reply that the server gives by itself, after the replies that are owed. Who
+ * has not begun with a PROXY header may not even speak HTTP, and gets none. */
 static void
 reject(fb_conn *conn, int status)
 {
     fb_count_add(&conn->server->stats.n_rejected, 1);
+    if (conn->awaits_proxy) {
+        fb_conn_close(conn);
+        return;
+    }
     conn->reject_status = status;
     conn->wants_goodbye = true;
     start_draining(conn);
@@ -474,6 +537,10 @@ parse_one(fb_conn *conn)
             refuse_overload(conn);
             return false;
         }
+        if (conn->is_trusted && !take_forwarded(conn)) {
+            reject(conn, 400);
+            return false;
+        }
         if (!finish_body(conn)) {
             reject(conn, 507);
             return false;
@@ -499,6 +566,9 @@ parse_one(fb_conn *conn)
 void
 fb_conn_parse(fb_conn *conn)
 {
+    if (conn->awaits_proxy && !take_proxy_header(conn)) {
+        return;
+    }
     conn->is_parsing = true;
     while (conn->state == FB_CONN_OPEN && parse_one(conn)) {
     }
@@ -1072,20 +1142,26 @@ void
 fb_conn_open(const fb_listener *listener, int fd, const struct sockaddr *peer)
 {
     fb_server *server = listener->server;
+    fb_address address = fb_address_of(peer);
+    bool is_trusted = fb_trust_has(&server->trust, &address);
+    if (server->speaks_proxy && !is_trusted) {
+        fb_count_add(&server->stats.n_rejected, 1);
+        close(fd);
+        return;
+    }
     fb_conn *conn = fb_server_new_conn(server);
     if (conn == NULL) {
         close(fd);
         return;
     }
     conn->listener = listener;
-    if (peer->sa_family == AF_INET) {
-        memcpy(&conn->peer, peer, sizeof(struct sockaddr_in));
-    } else if (peer->sa_family == AF_INET6) {
-        memcpy(&conn->peer, peer, sizeof(struct sockaddr_in6));
-    }
+    conn->peer = address;
+    conn->client = address;
+    conn->is_trusted = is_trusted;
+    conn->awaits_proxy = server->speaks_proxy;
     int error = listener->is_tcp ? open_tcp(conn, fd) : open_pipe(conn, fd);
     conn->uv.handle.data = conn;
-    start_wait(conn, FB_WAIT_REQUEST);
+    start_wait(conn, wait_of(conn));
     if (error != 0) {
         close(fd); /* not libuv's yet */
         fb_conn_close(conn);
@@ -1095,10 +1171,10 @@ fb_conn_open(const fb_listener *listener, int fd, const struct sockaddr *peer)
     start_reading(conn);
 }
 
-const struct sockaddr_in6 *
+const fb_address *
 fb_conn_peer(const fb_conn *conn)
 {
-    return conn->peer.sin6_family != AF_UNSPEC ? &conn->peer : NULL;
+    return &conn->peer;
 }
 
 size_t

@@ -20,7 +20,8 @@ typedef struct fb_server fb_server;
 typedef struct fb_listener fb_listener;
 
 /*
- * OPEN       reads and parses.
+ * OPEN       reads and parses; at first the PROXY header, if there is to be one: what
+ *            is none, or is late, is closed without a reply.
  *            Output that does not leave at once: PAUSED. A bad request, a reply that
  *            says close, the peer's EOF with replies owed: DRAINING. EOF or a stop with
  *            nothing owed, an error, a time-out: CLOSING. While it is starved, because
@@ -83,16 +84,20 @@ typedef struct fb_conn {
     bool is_reading;     /* libuv reads */
     bool has_peer_eof;   /* the peer sends nothing more */
     bool wants_goodbye;  /* the server ends it: the peer may still be sending */
-    bool is_last_answered;    /* a reply said close: further ones are dropped */
-    size_t n_queued;          /* bytes of the write in flight */
-    size_t n_left;            /* bytes that the peer had not taken at the last look */
-    struct sockaddr_in6 peer; /* or a sockaddr_in, or of no family (unix) */
+    bool is_last_answered; /* a reply said close: further ones are dropped */
+    bool is_trusted;       /* its X-Forwarded-* are believed */
+    bool awaits_proxy;     /* its PROXY header is still to come */
+    size_t n_queued;       /* bytes of the write in flight */
+    size_t n_left;         /* bytes that the peer had not taken at the last look */
+    fb_address peer;       /* of the other end, or what its PROXY header says */
+    fb_address client; /* of the request in hand: peer, or what X-Forwarded-For says */
     uv_write_t write;
     uv_shutdown_t shutdown;
 } fb_conn;
 
 /* Serve a connection that was accepted at listener. Takes fd, a stream socket that does
- * not block; when there is no memory, it is closed. Borrows peer, its address. */
+ * not block; when there is no memory, or the peer is none of the proxies that may speak
+ * the PROXY protocol, it is closed. Borrows peer, its address. */
 void fb_conn_open(const fb_listener *listener, int fd, const struct sockaddr *peer);
 
 /* Parse what the connection has received, filling slots of the batch. */
@@ -157,9 +162,9 @@ bool fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot);
  * the slots that were pipelined behind it are answered, too: with nothing. */
 void fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive);
 
-/* Returns the peer's address, a sockaddr_in if its family says so; or NULL when it has
- * none (unix). */
-const struct sockaddr_in6 *fb_conn_peer(const fb_conn *conn);
+/* Returns the peer's address, or what its PROXY header says. Valid until the next read.
+ * Who asks in a slot is slot->client. */
+const fb_address *fb_conn_peer(const fb_conn *conn);
 
 /* Returns the place of the listener that accepted it in fb_server_setup.fds. */
 size_t fb_conn_listener(const fb_conn *conn);

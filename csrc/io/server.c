@@ -630,6 +630,10 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     fb_batch_init(&server->batch, server->limits.batch_size);
     fb_exchange_pool_init(&server->exchanges, &server->limits, &server->heap);
     init_waits(server);
+    server->speaks_proxy = setup->speaks_proxy;
+    if (setup->trusted != NULL && !fb_trust_read(&server->trust, setup->trusted)) {
+        return UV_EINVAL;
+    }
     server->temp_dir = fb_heap_take(&server->heap, strlen(setup->temp_dir) + 1);
     if (server->temp_dir == NULL) {
         return UV_ENOMEM;

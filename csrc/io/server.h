@@ -24,6 +24,7 @@
 #define FB_IO_SERVER_H
 
 #include "core/reply.h"
+#include "core/trust.h"
 #include "io/conn.h"
 #include "io/flusher.h"
 #include "io/listener.h"
@@ -52,7 +53,8 @@ typedef struct fb_stats {
     fb_count n_conns; /* accepted */
     fb_count n_bytes_received;
     fb_count n_bytes_sent;
-    fb_count n_rejected; /* bad requests */
+    fb_count n_rejected;       /* bad requests, and peers without a PROXY header */
+    fb_count n_fields_dropped; /* for an underscore in their names */
     fb_count n_timed_out;
     fb_count n_overloaded; /* of those rejected, with 503: they waited for too long */
     fb_count n_spooled;    /* bodies */
@@ -73,6 +75,8 @@ struct fb_server {
     size_t n_listeners; /* opened */
     fb_limits limits;
     fb_heap heap;
+    fb_trust trust;    /* whose X-Forwarded-* and PROXY headers are believed */
+    bool speaks_proxy; /* every connection begins with a PROXY header */
     fb_stamp stamp;
     char server_value[FB_SERVER_VALUE_BYTES];
     char *temp_dir; /* where bodies are spooled */
@@ -106,6 +110,8 @@ typedef struct fb_server_setup {
     size_t n_fds;
     const char *server_value; /* borrowed: of the Server field; "" for none */
     const char *temp_dir;     /* borrowed: a directory, for bodies that are spooled */
+    const char *trusted;      /* borrowed: as for fb_trust_read; NULL: nobody */
+    bool speaks_proxy;        /* every connection begins with a PROXY header */
     int wakeup_fd;            /* kept until the server is closed, or -1 */
     const fb_server_ops *ops; /* kept */
     void *owner;              /* kept */
