@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import ipaddress
 import logging
 import operator
 import os
@@ -28,6 +29,8 @@ DEFAULT_PORT = 8000
 ENV_PREFIX = "FASTBATCH_"
 
 _MAX_SECONDS = LIMITS["timeout_bound_ms"] // 1000
+
+_MAX_NETWORKS = LIMITS["max_networks"]
 
 _SERVER_HEADER_CHARS = LIMITS["server_value_bytes"]
 
@@ -240,6 +243,68 @@ class Binds(Rule):
         return ",".join(value)
 
 
+class Peers(Rule):
+    """Whom to trust, by their addresses; as text, separated by commas."""
+
+    metavar = "ADDRESSES"
+    allowed = (
+        "it must be IP addresses, networks such as 10.0.0.0/8, 'unix' (peers of unix"
+        " sockets) or '*' (everybody): a str of them separated by commas, or a sequence"
+    )
+
+    def check(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(",")] if value else ()
+        if not isinstance(value, Sequence) or isinstance(value, bytes | bytearray):
+            raise Refusal(self.allowed, TypeError)
+        if len(value) > _MAX_NETWORKS:
+            raise Refusal(f"it has more than {_MAX_NETWORKS} items")
+        return tuple(self._check_one(text) for text in value)
+
+    def _check_one(self, text: Any) -> str:
+        if not isinstance(text, str):
+            raise Refusal(self.allowed, TypeError)
+        if text in ("unix", "*"):
+            return text
+        address, has_slash, prefix = text.partition("/")
+        # A netmask in the place of a prefix would be taken, and a zone for an address.
+        if "%" in address or (
+            has_slash and not (prefix.isascii() and prefix.isdigit())
+        ):
+            raise Refusal(f"{text!r}: {self.allowed}")
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise Refusal(f"{text!r}: {self.allowed}") from None
+        if network.network_address != ipaddress.ip_address(address):
+            raise Refusal(
+                f"{text!r} has bits behind its prefix: the network is {network}"
+            )
+        return str(network if has_slash else network.network_address)
+
+    def format(self, value: tuple[str, ...]) -> str:
+        return ",".join(value) or "''"
+
+
+class Switch(Rule):
+    """On or off: a bool."""
+
+    metavar = "true|false"
+
+    def check(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise Refusal("it must be True or False", TypeError)
+        return value
+
+    def parse(self, text: str) -> bool:
+        if text not in ("true", "false"):
+            raise Refusal("it must be true or false")
+        return text == "true"
+
+    def format(self, value: bool) -> str:
+        return "true" if value else "false"
+
+
 class Host(Rule):
     """The ``host`` of run(): a name or an address, without brackets."""
 
@@ -262,6 +327,7 @@ BATCHING = "Batching"
 LIMITING = "Limits"
 TIMING = "Time-outs"
 REPLYING = "Replies"
+PROXIES = "Proxies"
 
 
 def _option(default: Any, group: str, rule: Rule, description: str) -> Any:
@@ -437,11 +503,34 @@ class Options:
         "The Server header of each reply; empty for none.",
     )
 
+    forwarded_allow_ips: tuple[str, ...] = _option(
+        (),
+        PROXIES,
+        Peers(),
+        "The proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: IP"
+        " addresses, networks such as 10.0.0.0/8, unix (peers of unix sockets) or *"
+        " (all peers, where no other can connect), separated by commas; empty for none."
+        " What they send that is malformed gets 400. Of all others these fields are"
+        " ignored.",
+    )
+    proxy_protocol: bool = _option(
+        False,
+        PROXIES,
+        Switch(),
+        "Whether every connection must begin with a PROXY protocol header (version 1 or"
+        " 2) of one of forwarded_allow_ips. One that does not is closed.",
+    )
+
     def __post_init__(self) -> None:
         for option in OPTIONS:
             value = getattr(self, option.name)
             checked = option.check(value, f"{option.name}={value!r}")
             object.__setattr__(self, option.name, checked)
+        if self.proxy_protocol and not self.forwarded_allow_ips:
+            raise ValueError(
+                "proxy_protocol needs forwarded_allow_ips, the proxies that may speak"
+                " it: without, every connection would be closed"
+            )
 
     @classmethod
     def from_arguments(cls, **arguments: Unpack[OptionArguments]) -> Self:
@@ -490,6 +579,8 @@ class OptionArguments(TypedDict, total=False):
     min_rate: int
     graceful_timeout: float
     server_header: str
+    forwarded_allow_ips: str | Sequence[str]
+    proxy_protocol: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,9 +57,16 @@ class Request:
     @property
     def body(self) -> bytes: ...
     @property
-    def client(self) -> tuple[str, int] | None: ...
+    def client(self) -> tuple[str, int] | None:
+        """The client's address, or None on a unix socket.
+
+        Behind a trusted proxy it is what the proxy says; the port is 0 if it says none.
+        """
+
     @property
-    def scheme(self) -> str: ...
+    def scheme(self) -> str:
+        """``"http"``, or ``"https"`` if a trusted proxy says so."""
+
     def json(self) -> Any: ...
 
 @final
@@ -122,6 +129,8 @@ class Server:
         limits: Mapping[str, int],
         server_header: bytes,
         temp_dir: bytes,
+        trusted: bytes,
+        proxy_protocol: bool,
         wakeup_fd: int,
     ) -> None:
         """``listeners`` are file descriptors of bound stream sockets (TCP or unix), not
@@ -129,12 +138,15 @@ class Server:
         ``wakeup_fd`` is the reading end of ``signal.set_wakeup_fd``, or -1: when it is
         readable, the server drains it and lets Python run its signal handlers.
         ``limits`` has every field of fb_limits by its name; a time-out of 0 is none.
-        Bodies longer than ``max_body_memory`` go to files in ``temp_dir``. A descriptor
-        that cannot be used is closed, too.
+        Bodies longer than ``max_body_memory`` go to files in ``temp_dir``. ``trusted``
+        are the peers whose X-Forwarded-* are believed: addresses, address/prefix,
+        "unix" or "*", separated by commas. With ``proxy_protocol`` others are not
+        served, and these must begin with a PROXY header. A descriptor that cannot be
+        used is closed, too.
 
         Raises:
             KeyError, ValueError: a limit is missing, or out of its bounds.
-            OSError: a listener cannot be used.
+            OSError: a listener cannot be used, or ``trusted`` is malformed.
         """
 
     def serve(self) -> None:
@@ -156,9 +168,10 @@ class Server:
         """Counters since the start.
 
         ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
-        ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests), ``timed_out``
-        (connections), ``overloaded`` (requests that got 503, among those rejected),
-        ``spooled`` (bodies that went to files), ``allocations`` (blocks that core and
-        io took from the allocator) and ``batch_sizes`` (257 counts; item n: batches of
-        n requests).
+        ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests, and connections
+        without a PROXY header), ``timed_out`` (connections), ``overloaded`` (requests
+        that got 503, among those rejected), ``spooled`` (bodies that went to files),
+        ``fields_dropped`` (for an underscore in their names), ``allocations`` (blocks
+        that core and io took from the allocator) and ``batch_sizes`` (257 counts; item
+        n: batches of n requests).
         """

@@ -228,8 +228,10 @@ class Server:
         """Counters since the start, also when it has stopped.
 
         ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
-        ``bytes_received``, ``bytes_sent``, ``allocations`` and ``batch_sizes``, a list
-        whose item n is the number of batches of n requests.
+        ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests, and connections
+        without a PROXY header), ``timed_out`` (connections), ``fields_dropped`` (header
+        fields with an underscore in their names), ``allocations`` and ``batch_sizes``,
+        a list whose item n is the number of batches of n requests.
 
         Raises:
             RuntimeError: it was not started.
@@ -492,6 +494,8 @@ def _core_arguments(options: Options) -> dict[str, Any]:
         "limits": _limits(options),
         "server_header": options.server_header.encode("ascii"),
         "temp_dir": os.fsencode(tempfile.gettempdir()),
+        "trusted": ",".join(options.forwarded_allow_ips).encode("ascii"),
+        "proxy_protocol": options.proxy_protocol,
     }
 
 

@@ -213,6 +213,86 @@ def test_bind_that_is_no_text_is_refused(value: Any) -> None:
         Options(bind=value)
 
 
+# ---- proxies ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("", ()),
+        ((), ()),
+        ("127.0.0.1", ("127.0.0.1",)),
+        ("10.0.0.0/8, unix,::1", ("10.0.0.0/8", "unix", "::1")),
+        (["2001:DB8:0::/32", "*"], ("2001:db8::/32", "*")),
+        ("10.1.2.3/32", ("10.1.2.3/32",)),
+        ("0.0.0.0/0", ("0.0.0.0/0",)),
+        (["::1"] * 1024, ("::1",) * 1024),
+    ],
+)
+def test_proxies_may_be_addresses_networks_and_words(value: Any, kept: Any) -> None:
+    assert Options(forwarded_allow_ips=value).forwarded_allow_ips == kept
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ",",
+        "127.0.0.1,",
+        "localhost",
+        "127.0.0",
+        "127.0.0.01",
+        "127.0.0.1:80",
+        "[::1]",
+        "::1%lo",
+        "fe80::%lo/10",
+        "10.0.0.0/",
+        "10.0.0.0/33",
+        "10.0.0.0/255.0.0.0",
+        "10.0.0.0/+8",
+        "10.0.0.0/8/8",
+        "::/129",
+        "UNIX",
+        "1",
+        [""],
+        ["::1, ::2"],
+    ],
+)
+def test_proxies_that_are_no_addresses_are_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"^forwarded_allow_ips=.*networks such as"):
+        Options(forwarded_allow_ips=value)
+
+
+@pytest.mark.parametrize("value", [None, 1, b"::1", {"::1"}, [b"::1"], [2130706433]])
+def test_proxies_that_are_no_text_are_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^forwarded_allow_ips=.* is not allowed: "):
+        Options(forwarded_allow_ips=value)
+
+
+def test_network_with_bits_behind_its_prefix_is_refused() -> None:
+    assert message(forwarded_allow_ips="10.1.2.3/8") == (
+        "forwarded_allow_ips='10.1.2.3/8' is not allowed: '10.1.2.3/8' has bits behind"
+        " its prefix: the network is 10.0.0.0/8"
+    )
+    assert "the network is fd00::/8" in message(forwarded_allow_ips="fd00::1/8")
+
+
+def test_proxies_beyond_what_c_has_room_for_are_refused() -> None:
+    assert "more than 1024 items" in message(forwarded_allow_ips=["::1"] * 1025)
+
+
+def test_proxy_protocol_needs_somebody_to_speak_it() -> None:
+    assert Options(proxy_protocol=True, forwarded_allow_ips="*").proxy_protocol is True
+    assert message(proxy_protocol=True).startswith(
+        "proxy_protocol needs forwarded_allow_ips, the proxies that may speak it"
+    )
+
+
+@pytest.mark.parametrize("value", [1, 0, "true", None])
+def test_switch_that_is_no_bool_is_refused(value: Any) -> None:
+    expected = f"proxy_protocol={value!r} is not allowed: it must be True or False"
+    assert message(proxy_protocol=value) == expected
+
+
 # ---- arguments --------------------------------------------------------------------
 
 
@@ -274,6 +354,8 @@ def test_every_option_is_read_from_the_environment(
         "interface": ("wsgi", "wsgi"),
         "root_path": ("/app", "/app"),
         "server_header": ("", ""),
+        "forwarded_allow_ips": ("::1, 10.0.0.0/8", ("::1", "10.0.0.0/8")),
+        "proxy_protocol": ("true", True),
     }
     texts |= {name: ("7", 7) for name in INTEGERS if name not in texts}
     texts |= dict.fromkeys(SECONDS, ("0.25", 0.25))
@@ -316,6 +398,10 @@ def test_environment_is_read_by_from_env_alone(monkeypatch: pytest.MonkeyPatch) 
         ("BIND", ""),
         ("BIND", "a:1,"),
         ("SERVER_HEADER", "a\nb"),
+        ("FORWARDED_ALLOW_IPS", "localhost"),
+        ("PROXY_PROTOCOL", "True"),
+        ("PROXY_PROTOCOL", "1"),
+        ("PROXY_PROTOCOL", ""),
     ],
 )
 def test_environment_that_is_wrong_is_named(
@@ -368,7 +454,7 @@ def test_arguments_of_run_are_the_table() -> None:
     expected = {option.name for option in OPTIONS + SHORTHANDS}
     assert set(get_type_hints(OptionArguments)) == expected
     hints, fields = get_type_hints(OptionArguments), get_type_hints(Options)
-    for name in set(NAMES) - {"bind"}:
+    for name in set(NAMES) - {"bind", "forwarded_allow_ips"}:
         assert hints[name] == fields[name]
 
 

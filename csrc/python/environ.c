@@ -6,6 +6,7 @@
 #include "python/environ.h"
 
 #include "core/target.h"
+#include "io/conn.h"
 #include "python/input.h"
 #include "python/text.h"
 
@@ -21,6 +22,7 @@ static const char *const key_names[PY_N_KEYS] = {
     [PY_KEY_REMOTE_ADDR] = "REMOTE_ADDR",
     [PY_KEY_REMOTE_PORT] = "REMOTE_PORT",
     [PY_KEY_WSGI_INPUT] = "wsgi.input",
+    [PY_KEY_WSGI_URL_SCHEME] = "wsgi.url_scheme",
 };
 
 /* ---- templates ------------------------------------------------------------------- */
@@ -306,17 +308,25 @@ set_method(const py_environ *environ, const py_state *state, PyObject *dict,
                : PyDict_SetItem(dict, keys[PY_KEY_SERVER_PROTOCOL], environ->http_10);
 }
 
+/* REMOTE_PORT is in neither RFC 3875 nor PEP 3333: without a port it is left out. */
 static int
-set_peer(py_environ *environ, PyObject *dict, const fb_conn *conn)
+set_peer(py_environ *environ, const py_state *state, PyObject *dict,
+         const fb_slot *slot)
 {
-    const py_peer *peer = py_peers_find(&environ->peers, conn);
+    PyObject *const *keys = environ->keys;
+    if (slot->req.is_https &&
+        PyDict_SetItem(dict, keys[PY_KEY_WSGI_URL_SCHEME], state->https) < 0) {
+        return -1;
+    }
+    const py_peer *peer = py_peers_find(&environ->peers, &slot->client);
     if (peer == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    PyObject *const *keys = environ->keys;
-    return PyDict_SetItem(dict, keys[PY_KEY_REMOTE_ADDR], peer->host) < 0 ||
-                   PyDict_SetItem(dict, keys[PY_KEY_REMOTE_PORT], peer->port) < 0
-               ? -1
+    if (PyDict_SetItem(dict, keys[PY_KEY_REMOTE_ADDR], peer->host) < 0) {
+        return -1;
+    }
+    return peer->port != NULL
+               ? PyDict_SetItem(dict, keys[PY_KEY_REMOTE_PORT], peer->port)
                : 0;
 }
 
@@ -325,7 +335,7 @@ set_request(py_environ *environ, const py_state *state, PyObject *dict, fb_slot 
 {
     if (set_method(environ, state, dict, &slot->req) < 0 ||
         set_target(environ, dict, slot) < 0 ||
-        set_peer(environ, dict, slot->owner) < 0) {
+        set_peer(environ, state, dict, slot) < 0) {
         return -1;
     }
     for (size_t i = 0; i < slot->req.n_headers; i++) {

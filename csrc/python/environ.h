@@ -21,6 +21,7 @@ typedef enum py_key {
     PY_KEY_REMOTE_ADDR,
     PY_KEY_REMOTE_PORT,
     PY_KEY_WSGI_INPUT,
+    PY_KEY_WSGI_URL_SCHEME,
     PY_N_KEYS,
 } py_key;
 

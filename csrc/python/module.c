@@ -84,6 +84,8 @@ static const limit limits[] = {
     {"chunk_framing", FB_CHUNK_FRAMING},
     {"input_bytes", FB_INPUT_BYTES},
     {"output_high_water", FB_OUTPUT_HIGH_WATER},
+    {"max_networks", FB_MAX_NETWORKS},
+    {"proxy_header_bytes", FB_PROXY_HEADER_BYTES},
     {"server_value_bytes", FB_SERVER_VALUE_BYTES - 1},
     {"zero_copy_bytes", FB_ZERO_COPY_BYTES},
     {"timeout_bound_ms", FB_TIMEOUT_BOUND_MS},
@@ -192,11 +194,13 @@ static int
 make_strings(py_state *state)
 {
     state->http = PyUnicode_InternFromString("http");
+    state->https = PyUnicode_InternFromString("https");
     state->version_10 = PyUnicode_InternFromString("1.0");
     state->version_11 = PyUnicode_InternFromString("1.1");
     state->close = PyUnicode_InternFromString("close");
-    bool ok = state->http != NULL && state->version_10 != NULL &&
-              state->version_11 != NULL && state->close != NULL;
+    bool ok = state->http != NULL && state->https != NULL &&
+              state->version_10 != NULL && state->version_11 != NULL &&
+              state->close != NULL;
     return ok ? 0 : -1;
 }
 
@@ -320,6 +324,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->items_view);
     Py_CLEAR(state->names);
     Py_CLEAR(state->http);
+    Py_CLEAR(state->https);
     Py_CLEAR(state->version_10);
     Py_CLEAR(state->version_11);
     Py_CLEAR(state->close);

@@ -4,33 +4,34 @@
  */
 #include "python/peers.h"
 
-static uint16_t
-port_of(const struct sockaddr_in6 *address)
+/* The connections of one client differ in the port alone, the clients of one proxy in
+ * the address alone. A multiplication mixes the bits of both into the upper ones. */
+static size_t
+place_of(const fb_address *address)
 {
-    const struct sockaddr_in *v4 = (const void *)address;
-    return ntohs(address->sin6_family == AF_INET6 ? address->sin6_port : v4->sin_port);
+    uint64_t halves[2];
+    memcpy(halves, address->bytes, sizeof(halves));
+    uint64_t mixed = (halves[0] ^ halves[1]) * 0x9e3779b97f4a7c15;
+    return (size_t)((mixed >> 32) + address->port) % PY_PEERS;
 }
 
-/* The port alone: the connections of one client differ in it. */
-static size_t
-place_of(const struct sockaddr_in6 *address)
+/* Returns a new str of digits, or NULL with an exception set. */
+static PyObject *
+make_port(uint16_t port)
 {
-    return port_of(address) % PY_PEERS;
+    return PyUnicode_FromFormat("%d", (int)port);
 }
 
 /* Returns 0, or -1 with an exception set and peer empty. */
 static int
-fill(py_peer *peer, const struct sockaddr_in6 *address)
+fill(py_peer *peer, const fb_address *address)
 {
-    char host[INET6_ADDRSTRLEN];
-    const struct sockaddr_in *v4 = (const void *)address;
-    int error = address->sin6_family == AF_INET6
-                    ? uv_ip6_name(address, host, sizeof(host))
-                    : uv_ip4_name(v4, host, sizeof(host));
-    Py_XSETREF(peer->host, PyUnicode_FromString(error == 0 ? host : ""));
-    Py_XSETREF(peer->port, PyUnicode_FromFormat("%d", (int)port_of(address)));
+    char host[FB_ADDRESS_TEXT_BYTES];
+    fb_address_write(address, host);
+    Py_XSETREF(peer->host, PyUnicode_FromString(host));
+    Py_XSETREF(peer->port, address->port != 0 ? make_port(address->port) : NULL);
     peer->address = *address;
-    if (peer->host == NULL || peer->port == NULL) {
+    if (PyErr_Occurred()) {
         Py_CLEAR(peer->host);
         Py_CLEAR(peer->port);
         return -1;
@@ -39,14 +40,13 @@ fill(py_peer *peer, const struct sockaddr_in6 *address)
 }
 
 const py_peer *
-py_peers_find(py_peers *peers, const fb_conn *conn)
+py_peers_find(py_peers *peers, const fb_address *address)
 {
-    const struct sockaddr_in6 *address = fb_conn_peer(conn);
-    if (address == NULL) {
+    if (address->family == FB_FAMILY_NONE) {
         return NULL;
     }
     py_peer *peer = &peers->items[place_of(address)];
-    if (peer->host == NULL || memcmp(&peer->address, address, sizeof(*address)) != 0) {
+    if (peer->host == NULL || !fb_address_equals(&peer->address, address)) {
         return fill(peer, address) < 0 ? NULL : peer;
     }
     return peer;

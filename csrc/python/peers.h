@@ -6,15 +6,15 @@
 #ifndef FB_PYTHON_PEERS_H
 #define FB_PYTHON_PEERS_H
 
-#include "io/conn.h"
+#include "core/address.h"
 #include "python/state.h"
 
 #define PY_PEERS 1024 /* a power of two */
 
 typedef struct py_peer {
-    struct sockaddr_in6 address; /* or a sockaddr_in, the rest zero */
-    PyObject *host;              /* str, or NULL: no peer */
-    PyObject *port;              /* str of digits */
+    fb_address address;
+    PyObject *host; /* str, or NULL: no peer */
+    PyObject *port; /* str of digits, or NULL: it is not known */
 } py_peer;
 
 /* All zero is a valid empty table. */
@@ -22,9 +22,9 @@ typedef struct py_peers {
     py_peer items[PY_PEERS];
 } py_peers;
 
-/* Returns the peer of conn, valid until the next call; or NULL: with an exception set,
- * or without one when it has no address (unix). */
-const py_peer *py_peers_find(py_peers *peers, const fb_conn *conn);
+/* Returns the peer with address, valid until the next call; or NULL: with an exception
+ * set, or without one when it is of no family (unix). Borrows address. */
+const py_peer *py_peers_find(py_peers *peers, const fb_address *address);
 
 void py_peers_clear(py_peers *peers);
 

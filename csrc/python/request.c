@@ -99,7 +99,7 @@ py_request_part(py_request *request)
         request->req = NULL;
         return true;
     }
-    /* The peer's address is the connection's: ask while there is one. */
+    /* The client's address is the slot's: ask while there is one. */
     PyObject *client = get_client((PyObject *)request, NULL);
     if (client == NULL) {
         PyErr_Clear();
@@ -200,21 +200,13 @@ make_body(const py_request *request)
 static PyObject *
 make_client(const py_request *request)
 {
-    char host[INET6_ADDRSTRLEN];
+    char host[FB_ADDRESS_TEXT_BYTES];
     const fb_slot *slot = request->slot;
-    const struct sockaddr_in6 *v6 = slot != NULL ? fb_conn_peer(slot->owner) : NULL;
-    if (v6 == NULL) {
+    if (slot == NULL || slot->client.family == FB_FAMILY_NONE) {
         return Py_NewRef(Py_None);
     }
-    bool is_v6 = v6->sin6_family == AF_INET6;
-    const struct sockaddr_in *v4 = (const void *)v6;
-    int port = ntohs(is_v6 ? v6->sin6_port : v4->sin_port);
-    int error = is_v6 ? uv_ip6_name(v6, host, sizeof(host))
-                      : uv_ip4_name(v4, host, sizeof(host));
-    if (error != 0) {
-        return Py_NewRef(Py_None);
-    }
-    return Py_BuildValue("(si)", host, port);
+    fb_address_write(&slot->client, host);
+    return Py_BuildValue("(si)", host, (int)slot->client.port);
 }
 
 /* ---- getters --------------------------------------------------------------------- */
@@ -291,50 +283,62 @@ get_client(PyObject *self, void *closure)
     return get_or_make(request, &request->client, make_client);
 }
 
-/* Returns the method's number, or -1 with an exception set. */
+/* What of a request is no span. */
+typedef struct traits {
+    int method;
+    int minor;
+    bool is_https;
+} traits;
+
+/* Returns 0, or -1 with an exception set. */
 static int
-method_of(py_request *request, int *minor)
+read_traits(py_request *request, traits *to)
 {
-    int method = -1;
+    int error = -1;
     Py_BEGIN_CRITICAL_SECTION(request);
     if (!shows_nothing(request)) {
-        method = request->req->method;
-        *minor = request->req->minor;
+        const fb_request *req = request->req;
+        *to = (traits){req->method, req->minor, req->is_https};
+        error = 0;
     }
     Py_END_CRITICAL_SECTION();
-    return method;
+    return error;
 }
 
 static PyObject *
 get_method(PyObject *self, void *closure)
 {
     (void)closure;
-    int minor;
-    int method = method_of((py_request *)self, &minor);
-    if (method < 0) {
+    traits of_request;
+    if (read_traits((py_request *)self, &of_request) < 0) {
         return NULL;
     }
     const py_state *state = py_state_of_type(Py_TYPE(self));
-    return Py_XNewRef(PyTuple_GetItem(state->names, method));
+    return Py_XNewRef(PyTuple_GetItem(state->names, of_request.method));
 }
 
 static PyObject *
 get_http_version(PyObject *self, void *closure)
 {
     (void)closure;
-    int minor = 0;
-    if (method_of((py_request *)self, &minor) < 0) {
+    traits of_request;
+    if (read_traits((py_request *)self, &of_request) < 0) {
         return NULL;
     }
     const py_state *state = py_state_of_type(Py_TYPE(self));
-    return Py_NewRef(minor == 0 ? state->version_10 : state->version_11);
+    return Py_NewRef(of_request.minor == 0 ? state->version_10 : state->version_11);
 }
 
 static PyObject *
 get_scheme(PyObject *self, void *closure)
 {
     (void)closure;
-    return Py_NewRef(py_state_of_type(Py_TYPE(self))->http);
+    traits of_request;
+    if (read_traits((py_request *)self, &of_request) < 0) {
+        return NULL;
+    }
+    const py_state *state = py_state_of_type(Py_TYPE(self));
+    return Py_NewRef(of_request.is_https ? state->https : state->http);
 }
 
 static PyObject *
@@ -409,8 +413,12 @@ static PyGetSetDef request_getset[] = {
     {"body", get_body, NULL, PyDoc_STR("The body, decoded of any chunking: bytes."),
      NULL},
     {"client", get_client, NULL,
-     PyDoc_STR("The peer's address: (host, port), or None on a unix socket."), NULL},
-    {"scheme", get_scheme, NULL, PyDoc_STR("'http': str."), NULL},
+     PyDoc_STR(
+         "The client's address: (host, port), or None on a unix socket. Behind a "
+         "trusted proxy it is what the proxy says; the port is 0 if it says none."),
+     NULL},
+    {"scheme", get_scheme, NULL,
+     PyDoc_STR("'http', or 'https' if a trusted proxy says so: str."), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

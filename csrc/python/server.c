@@ -246,6 +246,8 @@ typedef struct arguments {
     PyObject *listeners;
     const char *server_value; /* borrowed */
     const char *temp_dir;     /* borrowed */
+    const char *trusted;      /* borrowed */
+    int proxy_protocol;       /* a bool */
     int wakeup_fd;
     PyObject *limits; /* borrowed */
 } arguments;
@@ -255,12 +257,13 @@ static int
 parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
 {
     char *names[] = {
-        "dispatcher", "listeners", "limits", "server_header",
-        "temp_dir",   "wakeup_fd", NULL,
+        "dispatcher",     "listeners", "limits", "server_header", "temp_dir", "trusted",
+        "proxy_protocol", "wakeup_fd", NULL,
     };
     bool ok = PyArg_ParseTupleAndKeywords(
-        args, kwargs, "OO$Oyyi:Server", names, &parsed->dispatcher, &parsed->listeners,
-        &parsed->limits, &parsed->server_value, &parsed->temp_dir, &parsed->wakeup_fd);
+        args, kwargs, "OO$Oyyypi:Server", names, &parsed->dispatcher,
+        &parsed->listeners, &parsed->limits, &parsed->server_value, &parsed->temp_dir,
+        &parsed->trusted, &parsed->proxy_protocol, &parsed->wakeup_fd);
     return ok ? 0 : -1;
 }
 
@@ -296,6 +299,8 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         .n_fds = n_fds,
         .server_value = given.server_value,
         .temp_dir = given.temp_dir,
+        .trusted = given.trusted,
+        .speaks_proxy = given.proxy_protocol != 0,
         .wakeup_fd = given.wakeup_fd,
         .ops = &ops,
         .owner = self,
@@ -401,7 +406,7 @@ server_stats(PyObject *op, PyObject *unused)
     }
     const fb_stats *stats = &server->stats;
     return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests),
+        "{sKsKsKsKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests),
         "batches", fb_count_get(&stats->n_batches), "connections",
         fb_count_get(&stats->n_conns), "open_connections",
         fb_count_get(&server->n_conns), "bytes_received",
@@ -410,8 +415,8 @@ server_stats(PyObject *op, PyObject *unused)
         fb_count_get(&stats->n_rejected), "timed_out",
         fb_count_get(&stats->n_timed_out), "overloaded",
         fb_count_get(&stats->n_overloaded), "spooled", fb_count_get(&stats->n_spooled),
-        "allocations", fb_count_get(&server->heap.n_taken), "batch_sizes",
-        list_batch_sizes(stats));
+        "fields_dropped", fb_count_get(&stats->n_fields_dropped), "allocations",
+        fb_count_get(&server->heap.n_taken), "batch_sizes", list_batch_sizes(stats));
 }
 
 /* ---- the type -------------------------------------------------------------------- */

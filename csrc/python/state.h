@@ -27,6 +27,7 @@ typedef struct py_state {
     PyObject *items_view;
     PyObject *names;      /* a tuple of interned str: the methods, by llhttp's number */
     PyObject *http;       /* "http" */
+    PyObject *https;      /* "https" */
     PyObject *version_10; /* "1.0" */
     PyObject *version_11; /* "1.1" */
     PyObject *close;      /* "close" */
