@@ -339,13 +339,9 @@ def ends(host: str, port: int) -> bytes:
     return address * 2 + struct.pack("!HH", port, 443)
 
 
-TLVS = (
-    b"\x01\0\x02h2"
-    + b"\x04\0\0"
-    + b"\x20\0\x05\x01\0\0\0\0"
-    + b"\xee\x03\xe8"
-    + bytes(1000)
-)
+NO_TLS = b"\x20\0\x05\0\0\0\0\0"
+TLS = b"\x20\0\x0d\x01\0\0\0\0" + b"\x21\0\x05TLSv1"
+TLVS = b"\x01\0\x02h2" + b"\x04\0\0" + NO_TLS + b"\xee\x03\xe8" + bytes(1000)
 
 CLIENTS: dict[str, tuple[bytes, str, int]] = {
     "v1 TCP4": (v1("TCP4 198.51.100.1 192.0.2.1 56324 443"), "198.51.100.1", 56324),
@@ -440,6 +436,24 @@ def test_second_header_is_no_request(behind: Behind, header: bytes) -> None:
         assert received[-1].status in (400, 501)
 
 
+@either
+def test_header_of_version_2_may_tell_of_tls(behind: Behind, interface: str) -> None:
+    header = v2(0x11, ends("198.51.100.1", 9) + TLS + TLVS[:8])
+    with Connection(behind(HANDLERS[interface])) as connection:
+        connection.send(header + get() * 2)
+        for _ in range(2):
+            assert said(connection.reply()) == ("198.51.100.1", 9, "https")
+        # The client's own fields do not count, but those of a trusted one do.
+        reply = connection.ask("/", "X-Forwarded-Proto: http")
+        assert said(reply) == ("198.51.100.1", 9, "https")
+    with Connection(behind(HANDLERS[interface])) as connection:
+        connection.send(v2(0x11, ends("127.0.0.9", 9) + TLS) + get())
+        assert said(connection.reply()) == ("127.0.0.9", 9, "https")
+        reply = connection.ask("/", "X-Forwarded-Proto: http")
+        assert said(reply) == ("127.0.0.9", 9, "http")
+        assert said(connection.ask()) == ("127.0.0.9", 9, "https")
+
+
 @needs_ipv6
 def test_proxies_may_come_by_ipv6_and_unix_sockets(
     behind: Behind, tmp_path: Path
@@ -526,6 +540,9 @@ NO_HEADER = {
     "no room for paths": v2(0x31, bytes(215)),
     "a TLV cut short": v2(0x11, ends("198.51.100.1", 1) + b"\x04\0"),
     "a TLV too long": v2(0x11, ends("198.51.100.1", 1) + b"\x04\0\x02\0"),
+    "a TLV of TLS too short": v2(
+        0x11, ends("198.51.100.1", 1) + b"\x20\0\x04\x01\0\0\0"
+    ),
     "too many bytes": v2(0x11, b"", length=_core.LIMITS["proxy_header_bytes"] - 15),
 }
 

@@ -127,7 +127,6 @@ bool
 fb_forwarded_read(const fb_trust *trust, const char *message, const fb_request *req,
                   fb_forwarded *forwarded)
 {
-    bool has_scheme = false;
     *forwarded = (fb_forwarded){.has_client = false};
     list_walk walk = {.trust = trust, .found = forwarded};
     for (size_t i = req->n_headers; i > 0; i--) {
@@ -139,11 +138,11 @@ fb_forwarded_read(const fb_trust *trust, const char *message, const fb_request *
                 return false;
             }
         } else if (is_word(name, field->name.len, "x-forwarded-proto", 17)) {
-            if (has_scheme ||
+            if (forwarded->has_scheme ||
                 !read_scheme(value, field->value.len, &forwarded->is_https)) {
                 return false;
             }
-            has_scheme = true;
+            forwarded->has_scheme = true;
         }
     }
     return true;

@@ -19,8 +19,9 @@
 
 typedef struct fb_forwarded {
     bool has_client;
-    bool is_https;
-    fb_address client;
+    bool has_scheme;
+    bool is_https;     /* if it has_scheme */
+    fb_address client; /* if it has_client */
 } fb_forwarded;
 
 /* Read the fields of req, whose message begins at message. Borrows all. Returns false

@@ -135,6 +135,9 @@ enum {
     FAMILY_UNIX = 3,
     TRANSPORT_UNSPEC = 0, /* the lower half */
     TRANSPORT_DGRAM = 2,
+    TYPE_SSL = 0x20,   /* section 2.2.6 */
+    SSL_BYTES = 5,     /* of its value, vectors of its own not counted */
+    CLIENT_SSL = 0x01, /* in the first of them */
 };
 
 static size_t
@@ -145,12 +148,18 @@ number_at(const uint8_t *at)
 
 /* Type, length of two bytes, value; the last ends where the header does. */
 static bool
-are_vectors(const uint8_t *at, size_t len)
+read_vectors(const uint8_t *at, size_t len, bool *is_https)
 {
     while (len >= 3 && number_at(at + 1) <= len - 3) {
-        size_t whole = 3 + number_at(at + 1);
-        at += whole;
-        len -= whole;
+        size_t value_len = number_at(at + 1);
+        if (at[0] == TYPE_SSL) {
+            if (value_len < SSL_BYTES) {
+                return false;
+            }
+            *is_https = (at[3] & CLIENT_SSL) != 0;
+        }
+        at += 3 + value_len;
+        len -= 3 + value_len;
     }
     return len == 0;
 }
@@ -173,7 +182,8 @@ parse_block(uint8_t family, const uint8_t *block, size_t len, fb_proxy *proxy)
     default:
         break;
     }
-    if (len < ends_len || !are_vectors(block + ends_len, len - ends_len)) {
+    if (len < ends_len ||
+        !read_vectors(block + ends_len, len - ends_len, &proxy->is_https)) {
         return false;
     }
     proxy->origin = FB_PROXY_CLIENT;
@@ -240,6 +250,7 @@ fb_proxy_parse(const char *bytes, size_t len, fb_proxy *proxy)
     if (len == 0) {
         return FB_PROXY_MORE;
     }
+    proxy->is_https = false;
     if (begins_as(bytes, len, "PROXY ", 6)) {
         return len < 6 ? FB_PROXY_MORE : parse_v1(bytes, len, proxy);
     }

@@ -26,6 +26,7 @@ typedef struct fb_proxy {
     size_t len; /* bytes of the header */
     fb_proxy_origin origin;
     fb_address client; /* of no family: it came by a unix socket */
+    bool is_https;     /* the client speaks TLS to the proxy; version 2 can tell */
 } fb_proxy;
 
 /* Judge the len bytes that a connection began with. Whatever the split, the verdict is

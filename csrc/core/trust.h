@@ -22,7 +22,8 @@ typedef struct fb_trust {
 } fb_trust;
 
 /* Add what text says, parted by commas: an address, address/prefix, "unix" or "*";
- * empty text is nobody. Borrows text. Returns false when it is malformed or too much. */
+ * empty text is nobody. Borrows text. Returns false when it is malformed, or more than
+ * there is room for. */
 bool fb_trust_read(fb_trust *trust, const char *text);
 
 /* Returns whether address is trusted. An IPv4 address that is mapped into IPv6 counts

@@ -414,6 +414,7 @@ take_proxy_header(fb_conn *conn)
         break;
     }
     conn->awaits_proxy = false;
+    conn->is_https = proxy.is_https;
     fb_buf_consume(in, proxy.len);
     if (proxy.origin == FB_PROXY_CLIENT) {
         conn->peer = proxy.client;
@@ -437,7 +438,9 @@ take_forwarded(fb_conn *conn)
         return false;
     }
     conn->client = forwarded.has_client ? forwarded.client : conn->peer;
-    req->is_https = forwarded.is_https;
+    if (forwarded.has_scheme) {
+        req->is_https = forwarded.is_https;
+    }
     return true;
 }
 
@@ -537,6 +540,7 @@ parse_one(fb_conn *conn)
             refuse_overload(conn);
             return false;
         }
+        http->req.is_https = conn->is_https;
         if (conn->is_trusted && !take_forwarded(conn)) {
             reject(conn, 400);
             return false;

@@ -87,6 +87,7 @@ typedef struct fb_conn {
     bool is_last_answered; /* a reply said close: further ones are dropped */
     bool is_trusted;       /* its X-Forwarded-* are believed */
     bool awaits_proxy;     /* its PROXY header is still to come */
+    bool is_https;         /* its PROXY header tells of TLS */
     size_t n_queued;       /* bytes of the write in flight */
     size_t n_left;         /* bytes that the peer had not taken at the last look */
     fb_address peer;       /* of the other end, or what its PROXY header says */

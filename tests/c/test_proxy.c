@@ -265,6 +265,34 @@ client_of_a_unix_socket_has_no_address(void)
 }
 
 static void
+tls_of_the_client_is_told_by_a_vector_of_version_2(void)
+{
+    static const struct {
+        const char *vectors;
+        size_t len;
+        bool is_https;
+    } cases[] = {
+        {"", 0, false},
+        {"\x20\0\x05\x01\0\0\0\0", 8, true},
+        {"\x20\0\x05\x07\0\0\0\x01", 8, true},
+        {"\x20\0\x05\x06\0\0\0\0", 8, false},
+        {"\x04\0\x01\x20\x20\0\x0d\x01\0\0\0\0\x21\0\x05TLSv1", 20, true},
+        {"\x21\0\x05\x01\0\0\0\0", 8, false},
+    };
+    char bytes[64];
+    fb_proxy proxy;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        size_t len = fill_v2(bytes, 0x11, 12 + cases[i].len);
+        memcpy(bytes + 28, cases[i].vectors, cases[i].len);
+        CHECK(judge(bytes, len, &proxy) == FB_PROXY_DONE);
+        CHECK(proxy.is_https == cases[i].is_https);
+    }
+    size_t len = fill_v2(bytes, 0x11, 12 + 7);
+    memcpy(bytes + 28, "\x20\0\x04\x01\0\0\0", 7);
+    CHECK(judge(bytes, len, &proxy) == FB_PROXY_BAD);
+}
+
+static void
 version_2_is_bounded(void)
 {
     static char bytes[FB_PROXY_HEADER_BYTES + 16];
@@ -287,6 +315,7 @@ main(void)
     RUN(malformed_headers_are_bad_in_any_split);
     RUN(what_is_no_header_is_seen_at_its_first_byte);
     RUN(client_of_a_unix_socket_has_no_address);
+    RUN(tls_of_the_client_is_told_by_a_vector_of_version_2);
     RUN(version_2_is_bounded);
     guard_fini(&room);
     return check_report("test_proxy");
