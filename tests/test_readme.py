@@ -62,8 +62,8 @@ def test_the_example_of_an_application_serves(serve: Serve, monkeypatch: Any) ->
 
 def test_options_that_others_are_compared_with_are_there() -> None:
     rows = re.findall(r"^\| [^|]+(?: \|[^|]*){3} \|([^|]*)\|$", README, re.MULTILINE)
-    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)} - {"http"}
-    assert named - {"ProxyFix"} <= set(fastbatch.Options.__dataclass_fields__)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert named <= set(fastbatch.Options.__dataclass_fields__)
     assert {"max_body", "root_path", "keepalive_timeout"} <= named
 
 
@@ -78,6 +78,7 @@ def test_the_table_of_limits_has_the_defaults(name: str, value: str) -> None:
 
 def test_the_table_of_limits_has_every_limit() -> None:
     unlimited = {"bind", "unix_mode", "interface", "root_path", "server_header"}
+    unlimited |= {"forwarded_allow_ips", "proxy_protocol"}
     assert {name for name, _ in ROWS} | unlimited == set(
         fastbatch.Options.__dataclass_fields__
     )
