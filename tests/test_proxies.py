@@ -632,6 +632,23 @@ def test_header_that_drips_is_closed_in_its_time(behind: Behind) -> None:
     assert server.stats()["timed_out"] == 1
 
 
+def test_header_that_there_is_no_memory_for_is_closed_without_a_reply(
+    behind: Behind,
+) -> None:
+    server = behind(max_input_memory=0, queue_timeout=SHORT)
+    room = _core.LIMITS["proxy_header_bytes"]
+    with Connection(server) as connection:
+        connection.send(v2(0x11, b"", length=room - 16).ljust(room - 500, b"\0"))
+        helpers.wait_until(
+            lambda: server.stats()["bytes_received"] == room - 500, "reading"
+        )
+        connection.send(bytes(100))
+        assert is_closed_without_a_reply(connection)
+        gates.wait_until_gone(server)
+    assert server.stats()["overloaded"] == 1
+    assert server.stats()["rejected"] == 1
+
+
 @pytest.mark.parametrize("name", BEGUN)
 def test_peer_that_ends_within_the_header_is_closed(behind: Behind, name: str) -> None:
     server = behind()
