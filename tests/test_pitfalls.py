@@ -35,6 +35,7 @@ Not here yet, as what they are about is not: 21 (several workers), 25 (handler t
 
 import contextlib
 import resource
+import select
 import socket
 import struct
 import sysconfig
@@ -238,6 +239,30 @@ def test_refused_body_that_looks_like_a_request_is_not_parsed(
         assert connection.is_closed()
     gates.wait_until_gone(server)
     assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        ("", 200),
+        ("Content-Length: 1000000000", 413),
+        ("Expect: 200-maybe\r\nContent-Length: 5", 417),
+        ("Content-Length: 5\r\nContent-Length: 6", 400),
+    ],
+)
+def test_100_continue_waits_for_the_whole_head(
+    serve: Serve, rest: str, status: int
+) -> None:
+    server = serve(handler)
+    head = get("/", "Expect: 100-continue", *filter(None, [rest]))
+    with Connection(server) as connection:
+        first = head.index(b"continue\r\n") + 11  # the next byte ends the value
+        connection.send(head[:first])
+        helpers.wait_until(lambda: server.stats()["bytes_received"] == first)
+        assert not select.select([connection.socket], [], [], 0.05)[0]
+        connection.send(head[first:])
+        assert connection.reply().status == status
+        assert b"100 Continue" not in connection.received
 
 
 # ---- 28, 29: more connections than there is room for --------------------------------

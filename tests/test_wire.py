@@ -187,6 +187,8 @@ def test_rejected(
         assert reply.status == file.status
         assert reply.headers["Connection"] == "close"
         assert connection.rest() == b""
+        # What is refused was not asked for before, however its head arrived.
+        assert b"100 Continue" not in connection.received
     assert seen == file.requests
 
 

@@ -184,8 +184,8 @@ take_expect(fb_http *http, fb_span value)
     if (http->parser.http_minor == 0) {
         return true;
     }
-    http->wants_continue = span_is(message_of(http), value, "100-continue", 12);
-    return http->wants_continue || reject(http, 417, "an unknown expectation");
+    http->expects_continue = span_is(message_of(http), value, "100-continue", 12);
+    return http->expects_continue || reject(http, 417, "an unknown expectation");
 }
 
 static bool
@@ -309,6 +309,8 @@ on_headers_complete(llhttp_t *parser)
     /* RFC 9112 9.3: close wins, also over the keep-alive of HTTP/1.0. */
     http->req.keep_alive = llhttp_should_keep_alive(parser) != 0 &&
                            (parser->flags & F_CONNECTION_CLOSE) == 0;
+    /* Not before the rest of the head has been judged, too. */
+    http->wants_continue = http->expects_continue;
     http->phase = FB_PHASE_BODY;
     /* Chunk framing is counted from here: stop, so that "here" is known. */
     return http->is_chunked ? HPE_PAUSED : HPE_OK;
@@ -400,6 +402,7 @@ begin_message(fb_http *http)
     http->has_target = false;
     http->is_chunked = false;
     http->has_other_coding = false;
+    http->expects_continue = false;
     http->wants_continue = false;
 }
 

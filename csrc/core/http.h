@@ -45,6 +45,7 @@ typedef struct fb_http {
     bool has_target;    /* the request-target is complete */
     bool is_chunked;
     bool has_other_coding; /* a Transfer-Encoding that is not just "chunked" */
+    bool expects_continue; /* a field said so */
     bool wants_continue;   /* the client waits for 100 before it sends the body */
     uint32_t n_hosts;      /* Host fields */
     fb_span host;          /* the value of the last of them */

@@ -536,9 +536,10 @@ static void
 test_continue_is_wanted_until_the_body_begins(void)
 {
     open_input();
-    CHECK(feed("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n") ==
-          FB_FEED_MORE);
-    CHECK(feed("Content-Length: 2\r\n\r\n") == FB_FEED_MORE && http.wants_continue);
+    CHECK(feed("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nC") ==
+              FB_FEED_MORE &&
+          !http.wants_continue); /* the rest of the head may refuse it */
+    CHECK(feed("ontent-Length: 2\r\n\r\n") == FB_FEED_MORE && http.wants_continue);
     CHECK(feed("a") == FB_FEED_MORE && !http.wants_continue);
     CHECK(feed("b") == FB_FEED_REQUEST && !http.wants_continue);
     CHECK(feed("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
