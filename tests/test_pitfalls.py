@@ -1,39 +1,10 @@
-"""Where servers of this kind have failed.
+"""Where servers of this kind have failed: the classes of failures, and what is ours.
 
-Each class of failures, and the tests that show that it is none of ours:
-
-====  ===========================================  ====================================
-row   what must hold                               tests
-====  ===========================================  ====================================
-1-6   ambiguous framing is refused                 wire/reject
-7     nothing is parsed behind a bad message       test_pipelining, wire/reject
-8     replies keep their order                     test_pipelining, test_batching
-9     10,000 requests in one write                 test_pipelining
-10    no byte is dropped or read twice             test_pipelining, wire/accept
-11    1 MB and 100 MB pass or get 413              test_clients, here
-12    half-closed and reset: the CPU stays idle    here
-13    the client leaves before its reply           here, test_leaks, test_streaming
-14    a slot that fails fails alone                test_errors, test_replies
-15    the second request, and the 10,000th         test_keepalive
-16    ``ab`` and ``ab -k`` end                     test_clients
-17    X_Foo does not pass for X-Foo                here, wire/accept
-18    one table of status texts                    test_replies
-19    no body with HEAD, 204, 304                  test_replies, test_streaming
-20    very long or many headers are 431            wire/reject, here
-22    slow clients                                 test_timeouts
-23    no CR or LF in reply headers                 test_replies
-24    another thread, and no GIL                   test_threads
-27    a body that was refused is not parsed        here
-28    idle connections do not block new clients    here
-29    a full table of files does not spin          here
-30    close() exactly once                         test_streaming
-====  ===========================================  ====================================
-
-Not here yet, as what they are about is not: 21 (several workers), 25 (handler threads),
-26 (proxies), and 30 for WSGI.
+``PITFALLS`` names the tests that show each; those that have no other place are here.
 """
 
 import contextlib
+import re
 import resource
 import select
 import socket
@@ -52,6 +23,139 @@ from conftest import Serve, Start
 from helpers import Connection, get
 
 import fastbatch
+
+# Number and what must hold: the tests, as file::test, or as files of requests.
+PITFALLS = {
+    "1 both Content-Length and Transfer-Encoding are 400": [
+        "wire/reject/400-transfer-encoding-and-content-length.http",
+        "wire/reject/400-transfer-encoding-and-content-length-zero.http",
+    ],
+    "2 Content-Length twice is 400": [
+        "wire/reject/400-content-length-twice-differing.http",
+        "wire/reject/400-content-length-twice-the-same.http",
+    ],
+    "3 any other Transfer-Encoding is 400 or 501": [
+        "wire/reject/400-transfer-encoding-vertical-tab-before.http",
+        "wire/reject/501-transfer-encoding-gzip-chunked.http",
+        "wire/reject/400-transfer-encoding-chunked-not-last.http",
+        "wire/reject/400-transfer-encoding-on-http-1.0.http",
+    ],
+    "4 a Content-Length that is not digits is 400": [
+        "wire/reject/400-content-length-plus.http",
+        "wire/reject/400-content-length-minus.http",
+        "wire/reject/400-content-length-hexadecimal.http",
+        "wire/reject/400-content-length-space-within.http",
+        "wire/reject/400-content-length-overflow.http",
+    ],
+    "5 a space before the colon is 400": [
+        "wire/reject/400-field-space-before-colon.http",
+        "wire/reject/400-content-length-space-before-colon.http",
+    ],
+    "6 chunks of any other form are 400": [
+        "wire/reject/400-chunk-size-bare-lf.http",
+        "wire/reject/400-chunk-extension-bare-lf.http",
+    ],
+    "7 nothing is parsed behind a bad message": [
+        "test_pipelining::test_nothing_is_answered_behind_a_bad_request",
+        "test_wire::test_rejected",
+    ],
+    "8 replies keep their order": [
+        "test_pipelining::test_order_does_not_depend_on_how_long_a_handler_takes",
+        "test_batching::test_full_batch_mixes_connections_and_keeps_the_order_of_each",
+    ],
+    "9 10,000 requests in one write are answered": [
+        "test_pipelining::test_10_000_requests_in_one_write_are_answered_in_order",
+    ],
+    "10 no byte is dropped, or read twice": [
+        "test_pipelining::test_requests_in_any_split_are_answered_in_order",
+        "test_pipelining::test_large_bodies_can_be_pipelined",
+    ],
+    "11 large uploads pass or get 413; memory returns": [
+        "test_clients::test_requests_large_upload",
+        "test_clients::test_requests_sees_413_while_it_uploads_100_mb",
+        "test_pitfalls::test_memory_of_large_uploads_is_given_back",
+    ],
+    "12 half-closed and reset: the CPU stays idle": [
+        "test_pitfalls::test_cpu_stays_idle_when_a_client_half_closes_or_resets",
+    ],
+    "13 a client that leaves before its reply harms nobody": [
+        "test_pitfalls::test_client_that_leaves_harms_nobody_of_its_batch",
+        "test_pitfalls::test_clients_that_leave_at_any_moment_harm_nobody",
+    ],
+    "14 a slot that fails fails alone": [
+        "test_errors::test_others_of_the_batch_are_not_harmed",
+        "test_batching::test_slots_that_the_dispatcher_leaves_out_are_500s",
+        "test_replies::test_malformed_reply_is_a_500_and_one_line_that_says_why",
+    ],
+    "15 the second request of a connection, and the 10,000th": [
+        "test_keepalive::test_10_000_requests_on_one_connection",
+    ],
+    "16 ab and ab -k end": ["test_clients::test_ab"],
+    "17 X_Foo does not pass for X-Foo": [
+        "test_pitfalls::test_header_with_an_underscore_is_not_seen",
+    ],
+    "18 one table of status texts": [
+        "test_replies::test_every_status_has_the_registered_reason",
+    ],
+    "19 no body with HEAD, 204, 304": [
+        "test_replies::test_head_is_answered_as_get_but_without_body",
+        "test_replies::test_status_without_body_is_sent_without",
+    ],
+    "20 very long or very many headers are 431": [
+        "test_pitfalls::test_too_much_of_header_fields_is_431",
+        "test_limits::test_request_is_refused_just_beyond_its_limit",
+    ],
+    "22 slow clients: 408 or close, by default": [
+        "test_timeouts::test_all_timeouts_are_on_by_default",
+        "test_timeouts::test_head_that_drips_is_answered_408",
+        "test_timeouts::test_body_that_drips_below_the_least_rate_is_answered_408",
+        "test_timeouts::test_client_that_does_not_read_is_closed",
+    ],
+    "23 CR or LF in a reply's header is a 500": [
+        "test_replies::test_malformed_reply_is_a_500_and_one_line_that_says_why",
+    ],
+    "24 other threads drop objects, and there is no GIL": [
+        "test_threads::test_last_reference_may_be_dropped_by_another_thread",
+        "test_threads::test_serving_does_not_turn_the_gil_on",
+    ],
+    "26 forwarded headers of untrusted peers are ignored": [
+        "test_proxies::test_forwarded_fields_of_an_untrusted_peer_are_ignored",
+    ],
+    "27 a refused body that looks like a request is not parsed": [
+        "test_pitfalls::test_refused_body_that_looks_like_a_request_is_not_parsed",
+    ],
+    "28 idle connections do not keep out new work": [
+        "test_pitfalls::test_idle_connections_do_not_keep_new_clients_out",
+        "test_limits::test_small_requests_are_served_while_memory_is_full",
+    ],
+    "29 a full table of files loses nobody and does not spin": [
+        "test_pitfalls::test_full_table_of_files_loses_no_client_and_does_not_spin",
+    ],
+    "30 close() is called exactly once": [
+        "test_wsgi_lifetime::test_close_is_called_exactly_once",
+        "test_streaming::test_close_is_called_when_the_client_leaves",
+    ],
+}
+# What the others are about is not there yet.
+NOT_YET = {21: "several workers", 25: "threads of a pool"}
+
+
+@pytest.mark.parametrize("row", PITFALLS)
+def test_each_pitfall_has_its_tests(row: str) -> None:
+    here = Path(__file__).parent
+    for name in PITFALLS[row]:
+        file, _, test = name.partition("::")
+        if test:
+            text = here.joinpath(f"{file}.py").read_text()
+            assert re.search(rf"^def {test}\(", text, re.MULTILINE), name
+        else:
+            assert here.joinpath(name).is_file(), name
+
+
+def test_no_pitfall_is_left_out() -> None:
+    rows = [int(row.partition(" ")[0]) for row in PITFALLS]
+    assert sorted([*rows, *NOT_YET]) == list(range(1, 31))
+
 
 LARGE = 20_000_000  # bytes: more than sockets hold
 
