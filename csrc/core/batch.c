@@ -23,6 +23,10 @@ fb_batch_push(fb_batch *batch, void *owner, uint32_t turn, const fb_request *req
     slot->data = NULL;
     slot->turn = turn;
     slot->is_answered = false;
+    slot->is_held = false;
+    slot->status = 0;
+    slot->n_body = 0;
+    slot->answered_at = 0;
     slot->file = -1;
     slot->client = (fb_address){.family = FB_FAMILY_NONE};
     fb_request_copy(&slot->req, req);

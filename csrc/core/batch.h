@@ -16,9 +16,13 @@ typedef struct fb_slot {
     const char
         *data; /* the message's first byte; set by the owner's side for a dispatch */
     uint32_t turn; /* place among the slots of the same owner in this batch, from 0 */
-    bool is_answered;  /* a reply was given */
-    int file;          /* holds a body that was spooled, or -1: see fb_batch_push */
-    fb_address client; /* who asks, be it through proxies; set by the owner's side */
+    bool is_answered; /* a reply was given */
+    bool is_held;     /* for the access log: its line comes later, and not from here */
+    int status;       /* there: of the reply, or 0: none was given */
+    uint64_t n_body;  /* there: bytes of the reply's body */
+    uint64_t answered_at; /* there: nanoseconds, if they are wanted */
+    fb_address client;    /* who asks, be it through proxies; set by the owner's side */
+    int file;             /* holds a body that was spooled, or -1: see fb_batch_push */
     fb_request req;
 } fb_slot;
 
@@ -42,6 +46,14 @@ fb_batch_is_full(const fb_batch *batch)
  * over and says so with -1; what is left is closed at the end of the dispatch. */
 fb_slot *fb_batch_push(fb_batch *batch, void *owner, uint32_t turn,
                        const fb_request *req);
+
+/* Note, for the access log, what was given. */
+static inline void
+fb_slot_note(fb_slot *slot, int status, uint64_t n_body)
+{
+    slot->status = status;
+    slot->n_body = n_body;
+}
 
 /* Empty the batch. */
 void fb_batch_reset(fb_batch *batch);

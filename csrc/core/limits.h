@@ -107,6 +107,22 @@
 /* Bytes for the value of the Server field, its end included. */
 #define FB_SERVER_VALUE_BYTES 128
 
+/* ---- access log ------------------------------------------------------------------ */
+
+/* Bytes of lines that are written together. */
+#define FB_LOG_BUFFER_BYTES (64 * 1024)
+
+/* Bytes of lines that wait for a slow disk or pipe. Then: lines are dropped, and
+ * counted. */
+#define FB_LOG_WAITING_BYTES (1024 * 1024)
+
+/* Bytes of a target or a field in a line, before escapes. Then: it is cut. */
+#define FB_LOG_TEXT_BYTES (8 * 1024)
+
+/* Milliseconds for a slow pipe to take the last lines, after a stop. Then: they are
+ * dropped. */
+#define FB_LOG_STOP_MS 3000
+
 /* ---- time; an option of 0 is none ------------------------------------------------ */
 
 /* Milliseconds: the longest that any of these can be. */

@@ -7,9 +7,11 @@
 #include "core/reply.h"
 
 #include "core/limits.h"
+#include "core/pen.h"
 #include "core/status.h"
 #include "core/token.h"
 
+#include <assert.h>
 #include <stdio.h>
 
 /* The longest a head can be without the handler's fields and the values of Server and
@@ -43,71 +45,45 @@ fb_stamp_update(fb_stamp *stamp, time_t now)
     stamp->at = now;
 }
 
-/* ---- a pen: bytes into room that is already there -------------------------------- */
-
-static char *
-put(char *at, const char *bytes, size_t len)
-{
-    memcpy(at, bytes, len);
-    return at + len;
-}
-
-static char *
-put_text(char *at, const char *text)
-{
-    return put(at, text, strlen(text));
-}
-
-static char *
-put_number(char *at, uint64_t number)
-{
-    char digits[20];
-    size_t i = sizeof(digits);
-    do {
-        digits[--i] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number > 0);
-    return put(at, digits + i, sizeof(digits) - i);
-}
+/* ---- heads ----------------------------------------------------------------------- */
 
 static char *
 put_field(char *at, const fb_field *field)
 {
-    at = put(at, field->name, field->name_len);
-    at = put(at, ": ", 2);
-    at = put(at, field->value, field->value_len);
-    return put(at, "\r\n", 2);
+    at = fb_pen_bytes(at, field->name, field->name_len);
+    at = fb_pen_bytes(at, ": ", 2);
+    at = fb_pen_bytes(at, field->value, field->value_len);
+    return fb_pen_bytes(at, "\r\n", 2);
 }
-
-/* ---- heads ----------------------------------------------------------------------- */
 
 static char *
 put_status_line(char *at, const fb_head *head)
 {
     if (head->status == 200 && head->reason == NULL) {
-        return put(at, "HTTP/1.1 200 OK\r\n", 17);
+        return fb_pen_bytes(at, "HTTP/1.1 200 OK\r\n", 17);
     }
-    at = put(at, "HTTP/1.1 ", 9);
-    at = put_number(at, (uint64_t)head->status);
-    at = put(at, " ", 1); /* RFC 9112 4: it stays even when no reason follows */
+    at = fb_pen_bytes(at, "HTTP/1.1 ", 9);
+    at = fb_pen_number(at, (uint64_t)head->status);
+    at =
+        fb_pen_bytes(at, " ", 1); /* RFC 9112 4: it stays even when no reason follows */
     if (head->reason != NULL) {
-        at = put(at, head->reason, head->reason_len);
+        at = fb_pen_bytes(at, head->reason, head->reason_len);
     } else {
-        at = put_text(at, fb_status_reason(head->status));
+        at = fb_pen_text(at, fb_status_reason(head->status));
     }
-    return put(at, "\r\n", 2);
+    return fb_pen_bytes(at, "\r\n", 2);
 }
 
 static char *
 put_framing(char *at, const fb_head *head)
 {
     if (head->framing == FB_FRAMING_LENGTH) {
-        at = put(at, "Content-Length: ", 16);
-        at = put_number(at, head->length);
-        return put(at, "\r\n", 2);
+        at = fb_pen_bytes(at, "Content-Length: ", 16);
+        at = fb_pen_number(at, head->length);
+        return fb_pen_bytes(at, "\r\n", 2);
     }
     if (head->framing == FB_FRAMING_CHUNKED) {
-        return put_text(at, "Transfer-Encoding: chunked\r\n");
+        return fb_pen_text(at, "Transfer-Encoding: chunked\r\n");
     }
     return at;
 }
@@ -116,9 +92,9 @@ static char *
 put_connection(char *at, const fb_head *head)
 {
     if (!head->keep_alive) {
-        return put_text(at, "Connection: close\r\n");
+        return fb_pen_text(at, "Connection: close\r\n");
     }
-    return head->is_http10 ? put_text(at, "Connection: keep-alive\r\n") : at;
+    return head->is_http10 ? fb_pen_text(at, "Connection: keep-alive\r\n") : at;
 }
 
 static size_t
@@ -142,26 +118,32 @@ fb_reply_head(fb_buf *out, const fb_stamp *stamp, const fb_head *head)
     }
     char *at = put_status_line(out->data + out->len, head);
     if (stamp->server_len > 0 && !head->has_server) {
-        at = put(at, "Server: ", 8);
-        at = put(at, stamp->server, stamp->server_len);
-        at = put(at, "\r\n", 2);
+        at = fb_pen_bytes(at, "Server: ", 8);
+        at = fb_pen_bytes(at, stamp->server, stamp->server_len);
+        at = fb_pen_bytes(at, "\r\n", 2);
     }
     if (!head->has_date) {
-        at = put(at, stamp->date, stamp->date_len);
+        at = fb_pen_bytes(at, stamp->date, stamp->date_len);
     }
     for (size_t i = 0; i < head->n_fields; i++) {
         at = put_field(at, &head->fields[i]);
     }
     if (head->content_type != NULL) {
-        at = put(at, "Content-Type: ", 14);
-        at = put_text(at, head->content_type);
-        at = put(at, "\r\n", 2);
+        at = fb_pen_bytes(at, "Content-Type: ", 14);
+        at = fb_pen_text(at, head->content_type);
+        at = fb_pen_bytes(at, "\r\n", 2);
     }
     at = put_framing(at, head);
     at = put_connection(at, head);
-    at = put(at, "\r\n", 2);
+    at = fb_pen_bytes(at, "\r\n", 2);
     out->len = (size_t)(at - out->data);
     return true;
+}
+
+size_t
+fb_reply_plain_len(int status)
+{
+    return 3 + 1 + strlen(fb_status_reason(status)) + 1;
 }
 
 bool
@@ -177,6 +159,7 @@ fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head,
         .value = FB_RETRY_AFTER,
         .value_len = sizeof(FB_RETRY_AFTER) - 1,
     };
+    assert(len == fb_reply_plain_len(status));
     fb_head head = {
         .status = status,
         .fields = &retry_after,
@@ -216,9 +199,9 @@ fb_reply_chunk(fb_buf *out, const char *bytes, size_t len)
     if (room < len || !fb_buf_reserve(out, room)) {
         return false;
     }
-    char *at = put(out->data + out->len, size, (size_t)n);
-    at = put(at, bytes, len);
-    put(at, "\r\n", 2);
+    char *at = fb_pen_bytes(out->data + out->len, size, (size_t)n);
+    at = fb_pen_bytes(at, bytes, len);
+    fb_pen_bytes(at, "\r\n", 2);
     out->len += room;
     return true;
 }

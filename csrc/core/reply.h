@@ -62,6 +62,9 @@ bool fb_reply_head(fb_buf *out, const fb_stamp *stamp, const fb_head *head);
 bool fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head,
                     bool is_http10, bool keep_alive);
 
+/* Returns how many bytes the body of such a reply has. */
+size_t fb_reply_plain_len(int status);
+
 /* Append "100 Continue", RFC 9110 15.2.1. */
 bool fb_reply_continue(fb_buf *out);
 

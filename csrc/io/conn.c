@@ -966,6 +966,7 @@ put_own_reply(fb_conn *conn)
     if (conn->reject_status != 0 && !conn->is_last_answered) {
         ok = fb_reply_plain(&out->bytes, &conn->server->stamp, conn->reject_status,
                             http->req.is_head, false, false);
+        fb_access_log_own(&conn->server->access, conn, conn->reject_status);
         conn->reject_status = 0; /* given once */
     } else if (http->wants_continue && conn->state == FB_CONN_OPEN) {
         ok = fb_reply_continue(&out->bytes);
@@ -1032,6 +1033,9 @@ fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive)
     assert(!slot->is_answered && slot->turn == conn->n_answered);
     slot->is_answered = true;
     conn->n_answered++;
+    if (conn->server->access.is_timed) {
+        slot->answered_at = uv_hrtime();
+    }
     if (keep_alive || conn->state == FB_CONN_CLOSING) {
         return;
     }

@@ -67,6 +67,7 @@ answer_unanswered(fb_server *server)
                             slot->req.minor == 0, keep_alive)) {
             out->has_failed = true;
         }
+        fb_slot_note(slot, 500, slot->req.is_head ? 0 : fb_reply_plain_len(500));
         fb_conn_answered(slot->owner, slot, keep_alive);
     }
 }
@@ -81,12 +82,13 @@ locate_slots(fb_batch *batch)
     }
 }
 
-static void
+static struct timespec
 update_stamp(fb_server *server)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     fb_stamp_update(&server->stamp, now.tv_sec);
+    return now;
 }
 
 void
@@ -97,8 +99,11 @@ fb_server_dispatch(fb_server *server)
     fb_count_add(&server->stats.n_requests, batch->n_slots);
     fb_count_add(&server->stats.batch_sizes[batch->n_slots], 1);
     locate_slots(batch);
-    update_stamp(server);
+    struct timespec now = update_stamp(server);
     uint64_t began = uv_now(&server->loop);
+    if (server->access.is_on) {
+        fb_access_begin(&server->access, &now, began);
+    }
     fb_flusher_begin(&server->flusher, batch->n_slots);
     bool goes_on = server->ops->dispatch(server->owner, batch);
     fb_flusher_end(&server->flusher);
@@ -106,6 +111,9 @@ fb_server_dispatch(fb_server *server)
         fb_server_stop(server, FB_STOP_GRACEFUL);
     }
     answer_unanswered(server);
+    if (server->access.is_on) {
+        fb_access_log_batch(&server->access, batch);
+    }
     reset_batch(batch);
     uv_update_time(&server->loop);
     server->held_ms += uv_now(&server->loop) - began;
@@ -410,6 +418,7 @@ work_off_tick(fb_server *server)
     expire_waits(server);
     unload_bodies(server);
     work_off(server);
+    fb_access_hand_on(&server->access);
     if (fb_count_get(&server->n_conns) == 0) {
         uv_timer_stop(&server->tick);
     }
@@ -630,6 +639,10 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     fb_batch_init(&server->batch, server->limits.batch_size);
     fb_exchange_pool_init(&server->exchanges, &server->limits, &server->heap);
     init_waits(server);
+    int error = fb_access_open(&server->access, &server->heap, &setup->access);
+    if (error != 0) {
+        return error;
+    }
     server->speaks_proxy = setup->speaks_proxy;
     if (setup->trusted != NULL && !fb_trust_read(&server->trust, setup->trusted)) {
         return UV_EINVAL;
@@ -639,7 +652,7 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
         return UV_ENOMEM;
     }
     memcpy(server->temp_dir, setup->temp_dir, strlen(setup->temp_dir) + 1);
-    int error = uv_loop_init(&server->loop);
+    error = uv_loop_init(&server->loop);
     if (error != 0) {
         return error;
     }
@@ -686,16 +699,31 @@ unblock_sigpipe(const sigset_t *sigpipe, const sigset_t *before)
     pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
+/* Returns 0 or libuv's error code; stop_threads must follow either way. */
+static int
+start_threads(fb_server *server)
+{
+    int error = fb_access_start(&server->access);
+    return error != 0 ? error : fb_flusher_start(&server->flusher);
+}
+
+static void
+stop_threads(fb_server *server)
+{
+    fb_flusher_stop(&server->flusher);
+    fb_access_stop(&server->access);
+}
+
 int
 fb_server_run(fb_server *server)
 {
     sigset_t sigpipe, before;
     bool is_blocked = block_sigpipe(&sigpipe, &before);
-    int error = fb_flusher_start(&server->flusher);
+    int error = start_threads(server);
     if (error == 0) {
         uv_run(&server->loop, UV_RUN_DEFAULT);
-        fb_flusher_stop(&server->flusher);
     }
+    stop_threads(server);
     if (is_blocked) {
         unblock_sigpipe(&sigpipe, &before);
     }
@@ -715,6 +743,7 @@ fb_server_close(fb_server *server)
         server->has_loop = false;
     }
     fb_flusher_close(&server->flusher);
+    fb_access_close(&server->access);
     while (server->free_conns != NULL) {
         fb_conn *conn = server->free_conns;
         server->free_conns = conn->next;

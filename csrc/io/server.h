@@ -25,6 +25,7 @@
 
 #include "core/reply.h"
 #include "core/trust.h"
+#include "io/access.h"
 #include "io/conn.h"
 #include "io/flusher.h"
 #include "io/listener.h"
@@ -81,6 +82,7 @@ struct fb_server {
     char server_value[FB_SERVER_VALUE_BYTES];
     char *temp_dir; /* where bodies are spooled */
     fb_flusher flusher;
+    fb_access access;
     fb_batch batch; /* collecting, or being dispatched */
     fb_exchange_pool exchanges;
     fb_conn *free_conns; /* for reuse */
@@ -112,6 +114,7 @@ typedef struct fb_server_setup {
     const char *temp_dir;     /* borrowed: a directory, for bodies that are spooled */
     const char *trusted;      /* borrowed: as for fb_trust_read; NULL: nobody */
     bool speaks_proxy;        /* every connection begins with a PROXY header */
+    fb_access_setup access;   /* its descriptor is taken in any case */
     int wakeup_fd;            /* kept until the server is closed, or -1 */
     const fb_server_ops *ops; /* kept */
     void *owner;              /* kept */

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * From slots to lines. One pass over a batch when all of it is answered, so that no
+ * handler waits for it; it reads slots and changes nothing.
+ */
+#include "io/access.h"
+
+#include "core/pen.h"
+#include "core/reply.h"
+#include "io/server.h"
+
+#include <assert.h>
+#include <unistd.h>
+
+/* As nginx has it: the client left before there was a status. */
+#define STATUS_CLIENT_LEFT 499
+
+#define NS_PER_MS 1000000ULL
+
+/* ---- addresses ------------------------------------------------------------------- */
+
+static size_t
+put_v4(char *text, const uint8_t bytes[4])
+{
+    char *at = text;
+    for (size_t i = 0; i < 4; i++) {
+        at = fb_pen_number(at, bytes[i]);
+        *at++ = '.';
+    }
+    return (size_t)(at - text) - 1;
+}
+
+/* They take long to write, and often all come from one proxy. */
+static const char *
+v6_text(fb_access *access, const fb_address *client)
+{
+    if (memcmp(access->v6, client->bytes, sizeof(access->v6)) != 0 ||
+        access->v6_text[0] == '\0') {
+        memcpy(access->v6, client->bytes, sizeof(access->v6));
+        fb_address_write(client, access->v6_text);
+    }
+    return access->v6_text;
+}
+
+/* Say who asks: the one place where lines get their client from. room is for its text;
+ * line is valid until the next call, and as long as room. */
+static void
+set_client(fb_access *access, fb_line *line, const fb_address *client, char *room)
+{
+    if (client->family == FB_FAMILY_V4) {
+        line->client = room;
+        line->client_len = put_v4(room, client->bytes);
+    } else if (client->family == FB_FAMILY_V6) {
+        line->client = v6_text(access, client);
+        line->client_len = strlen(line->client);
+    }
+}
+
+/* ---- keeping lines --------------------------------------------------------------- */
+
+static void
+drop_lines(fb_access *access)
+{
+    fb_buf *lines = &access->lines;
+    fb_count_add(&access->n_dropped, fb_log_file_count_lines(lines->data, lines->len));
+    fb_buf_reset(lines, FB_LOG_WAITING_BYTES);
+}
+
+void
+fb_access_hand_on(fb_access *access)
+{
+    if (access->lines.len == 0) {
+        return;
+    }
+    if (access->has_file) {
+        if (!fb_log_file_give(&access->file, &access->lines)) {
+            drop_lines(access);
+        }
+    } else if (access->lines.len >= FB_LOG_WAITING_BYTES) {
+        drop_lines(access);
+    }
+}
+
+/* A line was formed, or not for want of memory. */
+static void
+keep_line(fb_access *access, bool ok)
+{
+    if (!ok) {
+        fb_count_add(&access->n_dropped, 1);
+    } else if (access->lines.len >= FB_LOG_BUFFER_BYTES) {
+        fb_access_hand_on(access);
+    }
+}
+
+/* ---- slots ----------------------------------------------------------------------- */
+
+static fb_line
+line_of(fb_access *access, const fb_slot *slot, char *room)
+{
+    fb_line line = {
+        .method = llhttp_method_name((llhttp_method_t)slot->req.method),
+        .major = 1,
+        .minor = slot->req.minor,
+        .req = &slot->req,
+        .data = slot->data,
+    };
+    set_client(access, &line, &slot->client, room);
+    return line;
+}
+
+/* Returns when the request of slot was read: it may have waited for the dispatch. */
+static uint64_t
+read_at(const fb_access *access, const fb_slot *slot)
+{
+    const fb_conn *conn = slot->owner;
+    uint64_t waited_ms = access->began_ms - conn->queued_at;
+    return access->began - waited_ms * NS_PER_MS;
+}
+
+static void
+log_slot(fb_access *access, const fb_slot *slot)
+{
+    char room[FB_ADDRESS_TEXT_BYTES];
+    fb_line line = line_of(access, slot, room);
+    fb_outcome outcome = {.status = slot->status, .n_body = slot->n_body};
+    if (access->is_timed) {
+        outcome.duration_ns = slot->answered_at - read_at(access, slot);
+    }
+    keep_line(access, fb_line_append(&access->lines, &access->form, &line, &outcome));
+}
+
+void
+fb_access_log_batch(fb_access *access, const fb_batch *batch)
+{
+    for (size_t i = 0; i < batch->n_slots; i++) {
+        const fb_slot *slot = &batch->slots[i];
+        /* One that was dropped behind a reply that said close has no status. */
+        if (!slot->is_held && slot->status != 0) {
+            log_slot(access, slot);
+        }
+    }
+}
+
+fb_held *
+fb_access_hold(fb_access *access, fb_slot *slot)
+{
+    if (!access->is_on) {
+        return NULL;
+    }
+    slot->is_held = true;
+    fb_held *held = fb_heap_take(access->heap, sizeof(*held));
+    char room[FB_ADDRESS_TEXT_BYTES];
+    fb_line line = line_of(access, slot, room);
+    if (held != NULL) {
+        held->access = access;
+        held->began = read_at(access, slot);
+        held->status = slot->status;
+        held->n_body = slot->n_body;
+        fb_buf_init(&held->text, access->heap);
+        if (fb_line_begin(&held->text, &access->form, &line, &held->n_before)) {
+            return held;
+        }
+        fb_heap_give(access->heap, held);
+    }
+    keep_line(access, false);
+    return NULL;
+}
+
+void
+fb_access_finish(fb_held *held)
+{
+    if (held == NULL) {
+        return;
+    }
+    fb_access *access = held->access;
+    fb_outcome outcome = {
+        .status = held->status != 0 ? held->status : STATUS_CLIENT_LEFT,
+        .n_body = held->n_body,
+        .duration_ns = access->is_timed ? uv_hrtime() - held->began : 0,
+    };
+    keep_line(access, fb_line_finish(&access->lines, &access->form, &held->text,
+                                     held->n_before, &outcome));
+    fb_buf_fini(&held->text);
+    fb_heap_give(access->heap, held);
+}
+
+/* ---- replies of the server's own ------------------------------------------------- */
+
+void
+fb_access_log_own(fb_access *access, const fb_conn *conn, int status)
+{
+    if (!access->is_on) {
+        return;
+    }
+    const fb_http *http = &conn->exchange->http;
+    char room[FB_ADDRESS_TEXT_BYTES];
+    fb_line line = {0};
+    if (http->has_target) {
+        /* The head may not be complete: what it says is with the parser so far. */
+        line.method = llhttp_method_name((llhttp_method_t)http->parser.method);
+        line.major = http->parser.http_major;
+        line.minor = http->parser.http_minor;
+        line.req = &http->req;
+        line.data = conn->exchange->in.data + http->req.start;
+    }
+    set_client(access, &line, &conn->client, room);
+    fb_outcome outcome = {
+        .status = status,
+        .n_body = http->req.is_head ? 0 : fb_reply_plain_len(status),
+    };
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    fb_line_form_set_time(&access->form, &now);
+    keep_line(access, fb_line_append(&access->lines, &access->form, &line, &outcome));
+}
+
+/* ---- life ------------------------------------------------------------------------ */
+
+int
+fb_access_open(fb_access *access, fb_heap *heap, const fb_access_setup *setup)
+{
+    access->is_on = setup->is_on;
+    access->has_file = setup->is_on && setup->has_file;
+    access->is_timed = setup->is_on && setup->format == FB_LINE_JSON;
+    access->heap = heap;
+    fb_line_form_init(&access->form, setup->format);
+    fb_buf_init(&access->lines, heap);
+    return access->has_file ? fb_log_file_open(&access->file, heap, setup->fd) : 0;
+}
+
+void
+fb_access_close(fb_access *access)
+{
+    access->is_on = false;
+    fb_log_file_close(&access->file);
+    if (access->heap != NULL) {
+        fb_buf_fini(&access->lines);
+    }
+}
+
+int
+fb_access_start(fb_access *access)
+{
+    return access->has_file ? fb_log_file_start(&access->file) : 0;
+}
+
+void
+fb_access_stop(fb_access *access)
+{
+    if (access->has_file) {
+        fb_access_hand_on(access);
+        fb_log_file_stop(&access->file);
+    }
+}
+
+void
+fb_access_begin(fb_access *access, const struct timespec *now, uint64_t now_ms)
+{
+    fb_line_form_set_time(&access->form, now);
+    if (access->is_timed) {
+        access->began = uv_hrtime();
+        access->began_ms = now_ms;
+    }
+}
+
+void
+fb_access_reopen(fb_access *access, int fd)
+{
+    if (access->has_file) {
+        fb_log_file_replace(&access->file, fd);
+    } else {
+        close(fd);
+    }
+}
+
+int
+fb_access_take_error(fb_access *access)
+{
+    return access->has_file ? fb_log_file_take_error(&access->file) : 0;
+}
+
+uint64_t
+fb_access_lost(const fb_access *access)
+{
+    return fb_count_get(&access->n_dropped) + fb_count_get(&access->file.n_lost);
+}
