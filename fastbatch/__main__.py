@@ -21,6 +21,7 @@ from fastbatch import __version__, _core
 from fastbatch._config import (
     BINDING,
     ENV_PREFIX,
+    LOGGING,
     OPTIONS,
     SHORTHANDS,
     OneOf,
@@ -37,7 +38,7 @@ _INTERRUPTED = 130  # as a shell reports a program that SIGINT ended
 
 _LOG_LEVEL = Option(
     "log_level",
-    "Logging",
+    LOGGING,
     OneOf("debug", "info", "warning", "error", "critical"),
     "The least severe messages of fastbatch that are shown, on stderr. Logging that the"
     " handler's module sets up is left as it is.",

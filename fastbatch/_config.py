@@ -34,6 +34,11 @@ _MAX_NETWORKS = LIMITS["max_networks"]
 
 _SERVER_HEADER_CHARS = LIMITS["server_value_bytes"]
 
+STDOUT = "-"
+
+AccessLog = str | os.PathLike[str] | logging.Logger
+"""What ``access_log`` may be; once checked, no PathLike any more."""
+
 log = logging.getLogger("fastbatch")
 
 
@@ -206,6 +211,32 @@ class RootPath(Rule):
         return value or "''"
 
 
+class LogDestination(Rule):
+    """Where the access log goes. A PathLike becomes a str."""
+
+    metavar = "PATH"
+    allowed = (
+        "it must be '' (none), '-' (standard output), the path of a file or, in Python,"
+        " a logging.Logger"
+    )
+
+    def check(self, value: Any) -> AccessLog:
+        if isinstance(value, logging.Logger):
+            return value
+        path = value
+        if isinstance(value, os.PathLike):
+            path = os.fspath(value)
+            path = "./-" if path == STDOUT else path  # a file that is named so
+        if not isinstance(path, str):
+            raise Refusal(self.allowed, TypeError)
+        if "\0" in path:
+            raise Refusal("there is a null character in it")
+        return path
+
+    def format(self, value: AccessLog) -> str:
+        return str(value) or "''"
+
+
 class Binds(Rule):
     """Addresses to listen on; as text, separated by commas."""
 
@@ -328,6 +359,7 @@ LIMITING = "Limits"
 TIMING = "Time-outs"
 REPLYING = "Replies"
 PROXIES = "Proxies"
+LOGGING = "Logging"
 
 
 def _option(default: Any, group: str, rule: Rule, description: str) -> Any:
@@ -502,6 +534,21 @@ class Options:
         FieldValue(),
         "The Server header of each reply; empty for none.",
     )
+    access_log: AccessLog = _option(  # noqa: RUF009 - it makes a field
+        "",
+        LOGGING,
+        LogDestination(),
+        "Where each reply gets a line: the path of a file, which is opened anew on"
+        " SIGUSR1, or - for standard output. In Python also a logging.Logger. Empty for"
+        " none.",
+    )
+    access_log_format: str = _option(
+        "combined",
+        LOGGING,
+        OneOf("combined", "json"),
+        "What the lines of the access log are: combined, as those of Apache and nginx,"
+        " or json, one object a line.",
+    )
 
     forwarded_allow_ips: tuple[str, ...] = _option(
         (),
@@ -581,6 +628,8 @@ class OptionArguments(TypedDict, total=False):
     server_header: str
     forwarded_allow_ips: str | Sequence[str]
     proxy_protocol: bool
+    access_log: AccessLog
+    access_log_format: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,8 @@ class Server:
         trusted: bytes,
         proxy_protocol: bool,
         wakeup_fd: int,
+        access_log: int | Callable[[bytes], object] | None,
+        access_log_format: str,
     ) -> None:
         """``listeners`` are file descriptors of bound stream sockets (TCP or unix), not
         yet listening or listening; the server takes them and closes them when it stops.
@@ -143,6 +145,10 @@ class Server:
         "unix" or "*", separated by commas. With ``proxy_protocol`` others are not
         served, and these must begin with a PROXY header. A descriptor that cannot be
         used is closed, too.
+
+        ``access_log`` is a descriptor that lines are written to, which the server
+        takes; or a function that is given one or more whole lines of ASCII, and what it
+        raises is logged; or None. ``access_log_format`` is "combined" or "json".
 
         Raises:
             KeyError, ValueError: a limit is missing, or out of its bounds.
@@ -164,6 +170,13 @@ class Server:
         With ``now``, end at once. Does nothing when it has ended.
         """
 
+    def set_access_log(self, fd: int, /) -> None:
+        """From any thread: have the access log go on in that file, which is taken.
+
+        Without an access log to a descriptor, or when the server has ended, ``fd`` is
+        closed.
+        """
+
     def stats(self) -> dict[str, Any]:
         """Counters since the start.
 
@@ -171,7 +184,8 @@ class Server:
         ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests, and connections
         without a PROXY header), ``timed_out`` (connections), ``overloaded`` (requests
         that got 503, among those rejected), ``spooled`` (bodies that went to files),
-        ``fields_dropped`` (for an underscore in their names), ``allocations`` (blocks
-        that core and io took from the allocator) and ``batch_sizes`` (257 counts; item
-        n: batches of n requests).
+        ``fields_dropped`` (for an underscore in their names), ``log_lines_dropped`` (of
+        the access log: it was too slow, or could not be written), ``allocations``
+        (blocks that core and io took from the allocator) and ``batch_sizes`` (257
+        counts; item n: batches of n requests).
         """

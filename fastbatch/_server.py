@@ -22,6 +22,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self, Unpack
 
 from fastbatch import _core
+from fastbatch._access import Destination
 from fastbatch._config import OPTIONS, Integer, OptionArguments, Options, Seconds
 from fastbatch._dispatch import dispatcher_for
 from fastbatch._sockets import (
@@ -65,6 +66,7 @@ _in_threads = _InThreads()
 atexit.register(_in_threads.stop_all)
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REOPEN_SIGNAL = signal.SIGUSR1
 
 # Where a wildcard address can be reached from this machine.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -113,6 +115,7 @@ class Server:
         self._lock = threading.Lock()  # for the two below
         self._state = _State.NEW
         self._core: _core.Server | None = None
+        self._access_log = Destination(options.access_log)
         self._listeners: list[Listener] = []
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None  # the one of start()
@@ -184,6 +187,20 @@ class Server:
         if error is not None:
             raise error
 
+    def reopen_access_log(self) -> None:
+        """Open the file of the access log anew, once it was moved away.
+
+        No line is lost; a few that are formed already may go to the new file. Does
+        nothing when the access log is no file, or the server has stopped.
+
+        Raises:
+            RuntimeError: it was not started.
+            OSError: it cannot be opened: the old file is still written to.
+        """
+        core = self._running_core()
+        if self._access_log.is_file:
+            core.set_access_log(self._access_log.open_file())
+
     def __enter__(self) -> Self:
         return self.start()
 
@@ -230,8 +247,9 @@ class Server:
         ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
         ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests, and connections
         without a PROXY header), ``timed_out`` (connections), ``fields_dropped`` (header
-        fields with an underscore in their names), ``allocations`` and ``batch_sizes``,
-        a list whose item n is the number of batches of n requests.
+        fields with an underscore in their names), ``log_lines_dropped`` (of the access
+        log: it was too slow, or could not be written), ``allocations`` and
+        ``batch_sizes``, a list whose item n is the number of batches of n requests.
 
         Raises:
             RuntimeError: it was not started.
@@ -255,12 +273,16 @@ class Server:
                 options.unix_mode,
             )
             try:
+                dispatcher = self._make_dispatcher([each.address for each in listeners])
+                arguments = _core_arguments(options)
+                access_log = self._access_log.open()
                 self._core = _core.Server(
-                    self._make_dispatcher([each.address for each in listeners]),
-                    # The core closes them, also if it cannot be made.
+                    dispatcher,
+                    # The core closes these and the log, also if it cannot be made.
                     [listener.socket.detach() for listener in listeners],
                     wakeup_fd=wakeup_fd,
-                    **_core_arguments(options),
+                    access_log=access_log,
+                    **arguments,
                 )
             except BaseException:
                 for listener in listeners:
@@ -345,7 +367,8 @@ def run(
     has arrived is answered, and ``run()`` returns within ``graceful_timeout``. A second
     signal ends it at once, with KeyboardInterrupt, in the handler too if one runs. The
     signal handlers that were there before are there again afterwards. In another thread
-    than the main one no signal is handled.
+    than the main one no signal is handled. SIGUSR1 opens the file of the access log
+    anew, if there is one.
 
     What is not given is taken from the environment, ``FASTBATCH_<OPTION>``, or else is
     the default; ``help(fastbatch.Options)`` lists the options.
@@ -385,7 +408,8 @@ def serve(server: Server) -> None:
         reader.setblocking(False)
         writer.setblocking(False)
         server._open(wakeup_fd=reader.fileno())
-        signals = _Signals(server._running_core().stop)
+        reopen = server.reopen_access_log if server._access_log.is_file else None
+        signals = _Signals(server._running_core().stop, reopen)
         try:
             signals.install(writer.fileno())
             _announce(server)
@@ -403,9 +427,12 @@ class _Signals:
     libuv's own are not used: at the end they leave SIG_DFL instead of what was there.
     """
 
-    def __init__(self, stop: Callable[[bool], None]) -> None:
+    def __init__(
+        self, stop: Callable[[bool], None], reopen: Callable[[], None] | None = None
+    ) -> None:
         self.is_over = False
         self._stop = stop
+        self._reopen = reopen
         self._is_stopping = False
         self._late: list[int] = []
         self._telling = _thread.allocate_lock()
@@ -419,12 +446,14 @@ class _Signals:
         """
         # A full pipe means that the loop is awake anyway.
         self._wakeup_before = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
-        for number in _SIGNALS:
+        for number in (*_SIGNALS, *([] if self._reopen is None else [_REOPEN_SIGNAL])):
             before = signal.getsignal(number)
             # None: a handler that is not Python's, which Python cannot put back.
             if before is not None:
                 self._before[number] = before
-                signal.signal(number, self._on_signal)
+                is_reopen = number == _REOPEN_SIGNAL
+                handler = self._on_reopen if is_reopen else self._on_signal
+                signal.signal(number, handler)
 
     def restore(self) -> None:
         """Put back what was there; what came too late goes to that."""
@@ -451,7 +480,15 @@ class _Signals:
             " another one ends it at once"
         )
 
-    def _tell(self, line: str) -> None:
+    def _on_reopen(self, _number: int, _frame: FrameType | None) -> None:
+        if self.is_over or self._reopen is None:
+            return
+        try:
+            self._reopen()
+        except OSError as error:
+            self._tell(f"the old file is still written to: {error}", logging.ERROR)
+
+    def _tell(self, line: str, level: int = logging.INFO) -> None:
         """Say it in a thread, of the plain kind.
 
         A signal handler may have interrupted the writing of a log message, and neither
@@ -460,11 +497,12 @@ class _Signals:
 
         def tell() -> None:
             try:
-                _say(line)
+                _say(line, level)
             finally:
                 self._telling.release()
 
-        self._telling.acquire()
+        if not self._telling.acquire(blocking=False):
+            return  # another line may wait for what was interrupted: this goes unsaid
         try:
             _thread.start_new_thread(tell, ())
         except RuntimeError:  # there are too many threads: it goes unsaid
@@ -476,7 +514,7 @@ def _announce(server: Server) -> None:
         _say(line)
 
 
-def _say(line: str) -> None:
+def _say(line: str, level: int = logging.INFO) -> None:
     """Tell the user of ``run()``, whether or not logging was set up.
 
     ``run()`` is the program then, not a library within one, so silence would be wrong;
@@ -484,8 +522,8 @@ def _say(line: str) -> None:
     """
     with contextlib.suppress(OSError, ValueError):  # stderr may be closed
         if log.hasHandlers():
-            log.info(line)
-        elif log.level <= logging.INFO:
+            log.log(level, line)
+        elif log.level <= level:
             print(line, file=sys.stderr, flush=True)
 
 
@@ -493,6 +531,7 @@ def _core_arguments(options: Options) -> dict[str, Any]:
     return {
         "limits": _limits(options),
         "server_header": options.server_header.encode("ascii"),
+        "access_log_format": options.access_log_format,
         "temp_dir": os.fsencode(tempfile.gettempdir()),
         "trusted": ",".join(options.forwarded_allow_ips).encode("ascii"),
         "proxy_protocol": options.proxy_protocol,

@@ -9,7 +9,7 @@
 #include "core/reply.h"
 #include "io/server.h"
 
-#include <assert.h>
+#include <errno.h>
 #include <unistd.h>
 
 /* As nginx has it: the client left before there was a status. */
@@ -73,9 +73,14 @@ fb_access_hand_on(fb_access *access)
         return;
     }
     if (access->has_file) {
-        if (!fb_log_file_give(&access->file, &access->lines)) {
+        bool ok = fb_log_file_give(&access->file, &access->lines);
+        if (!ok) {
             drop_lines(access);
         }
+        if (!ok && !access->is_dropping) {
+            atomic_store(&access->file.error, ENOBUFS);
+        }
+        access->is_dropping = !ok;
     } else if (access->lines.len >= FB_LOG_WAITING_BYTES) {
         drop_lines(access);
     }
@@ -203,7 +208,7 @@ fb_access_log_own(fb_access *access, const fb_conn *conn, int status)
         line.req = &http->req;
         line.data = conn->exchange->in.data + http->req.start;
     }
-    set_client(access, &line, &conn->client, room);
+    set_client(access, &line, fb_conn_peer(conn), room);
     fb_outcome outcome = {
         .status = status,
         .n_body = http->req.is_head ? 0 : fb_reply_plain_len(status),
@@ -273,10 +278,16 @@ fb_access_reopen(fb_access *access, int fd)
     }
 }
 
+bool
+fb_access_has_error(const fb_access *access)
+{
+    return atomic_load_explicit(&access->file.error, memory_order_relaxed) != 0;
+}
+
 int
 fb_access_take_error(fb_access *access)
 {
-    return access->has_file ? fb_log_file_take_error(&access->file) : 0;
+    return fb_access_has_error(access) ? atomic_exchange(&access->file.error, 0) : 0;
 }
 
 uint64_t

@@ -27,6 +27,7 @@ typedef struct fb_access {
     bool is_on;
     bool is_timed; /* slots are to say when they were answered */
     bool has_file;
+    bool is_dropping; /* what was handed on last was dropped */
     fb_line_form form;
     uint64_t began;    /* nanoseconds: the dispatch */
     uint64_t began_ms; /* and by the loop's clock */
@@ -81,7 +82,9 @@ void fb_access_hand_on(fb_access *access);
  * taken. */
 void fb_access_reopen(fb_access *access, int fd);
 
-/* Returns an errno to be reported: lines are being lost; or 0. */
+/* Lines are being lost: returns whether that is to be reported, and its errno, or 0,
+ * once. */
+bool fb_access_has_error(const fb_access *access);
 int fb_access_take_error(fb_access *access);
 
 /* Returns how many lines were lost. From any thread. */

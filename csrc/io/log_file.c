@@ -276,12 +276,3 @@ fb_log_file_replace(fb_log_file *file, int fd)
     uv_cond_signal(&file->is_wanted);
     uv_mutex_unlock(&file->lock);
 }
-
-int
-fb_log_file_take_error(fb_log_file *file)
-{
-    if (atomic_load_explicit(&file->error, memory_order_relaxed) == 0) {
-        return 0;
-    }
-    return atomic_exchange(&file->error, 0);
-}

@@ -55,9 +55,6 @@ bool fb_log_file_give(fb_log_file *file, fb_buf *lines);
 /* From any thread: write to fd, which is taken, from the next write on. */
 void fb_log_file_replace(fb_log_file *file, int fd);
 
-/* Returns the errno of a write that failed, once for all that fail in a row, or 0. */
-int fb_log_file_take_error(fb_log_file *file);
-
 /* Returns how many lines there are. */
 size_t fb_log_file_count_lines(const char *bytes, size_t len);
 

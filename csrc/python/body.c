@@ -9,10 +9,39 @@
 
 #include <unistd.h>
 
+/* For the access log. */
+static void
+note_head(const py_body *body, int status)
+{
+    if (body->held != NULL) {
+        body->held->status = status;
+    }
+}
+
+static void
+note_bytes(const py_body *body, uint64_t n)
+{
+    if (body->held != NULL) {
+        body->held->n_body += n;
+    }
+}
+
+/* On the loop's thread: bodies that have a line are never released on another one. */
+static void
+finish_line(py_body *body)
+{
+    if (body->held != NULL) {
+        body->held->n_body -= body->file.left; /* noted as a whole, and not sent */
+        fb_access_finish(body->held);
+        body->held = NULL;
+    }
+}
+
 static void
 on_release(void *owner)
 {
     py_body *body = owner;
+    finish_line(body);
     body->next = body->server->released;
     body->server->released = body;
 }
@@ -70,6 +99,7 @@ put_bytes(py_body *body, fb_buf *into, const Py_buffer *view)
         PyErr_NoMemory();
         return -1;
     }
+    note_bytes(body, len);
     return 0;
 }
 
@@ -89,6 +119,7 @@ put_head(py_body *body, fb_buf *into, uint64_t len)
         PyErr_NoMemory();
         return -1;
     }
+    note_head(body, made.status);
     stream->is_unsent = false;
     stream->framing = made.framing;
     stream->missing = made.length;
@@ -188,6 +219,8 @@ put_failure(const py_body *body, fb_buf *into)
 {
     const py_asked *asked = &body->stream.asked;
     into->len = 0;
+    note_head(body, 500);
+    note_bytes(body, asked->is_head ? 0 : fb_reply_plain_len(500));
     bool ok = fb_reply_plain(into, &body->server->server->stamp, 500, asked->is_head,
                              asked->is_http10, asked->keep_alive);
     return ok ? FB_PULL_END : FB_PULL_FAIL;
@@ -280,7 +313,8 @@ new_body(py_server *server)
 }
 
 fb_body
-py_body_stream(py_server *server, const py_stream *stream, PyObject *closes)
+py_body_stream(py_server *server, fb_slot *slot, const py_stream *stream,
+               PyObject *closes)
 {
     py_body *body = new_body(server);
     if (body == NULL) {
@@ -292,11 +326,12 @@ py_body_stream(py_server *server, const py_stream *stream, PyObject *closes)
     Py_XINCREF(stream->context);
     Py_XINCREF((PyObject *)stream->start);
     body->closes = Py_XNewRef(closes);
+    body->held = fb_access_hold(&server->server->access, slot);
     return (fb_body){.ops = &stream_ops, .owner = body};
 }
 
 fb_body
-py_body_file(py_server *server, const fb_file *file, PyObject *closes)
+py_body_file(py_server *server, fb_slot *slot, const fb_file *file, PyObject *closes)
 {
     py_body *body = new_body(server);
     if (body == NULL) {
@@ -304,6 +339,9 @@ py_body_file(py_server *server, const fb_file *file, PyObject *closes)
     }
     body->file = *file;
     body->closes = Py_XNewRef(closes);
+    if (slot != NULL) {
+        body->held = fb_access_hold(&server->server->access, slot);
+    }
     return (fb_body){.ops = &file_ops, .owner = body};
 }
 

@@ -29,18 +29,22 @@ struct py_body {
     py_body *next;     /* in server->released */
     py_stream stream;  /* its objects are strong; {0}: not a stream */
     fb_file file;      /* its descriptor is ours, or -1: not a file */
+    fb_held *held;     /* its line of the access log, or NULL */
     PyObject *closes;  /* its close() is called at the end, or NULL */
     PyObject *object;  /* holds bytes in place, or NULL */
     Py_buffer view;    /* of bytes in place, when view.obj is set */
 };
 
 /* Returns a body that streams; it keeps the objects of stream, and calls close() of
- * closes at the end. On failure {0} with an exception set, and nothing was kept. */
-fb_body py_body_stream(py_server *server, const py_stream *stream, PyObject *closes);
+ * closes at the end. The line of slot in the access log waits for that end. On failure
+ * {0} with an exception set, and nothing was kept. */
+fb_body py_body_stream(py_server *server, fb_slot *slot, const py_stream *stream,
+                       PyObject *closes);
 
 /* Returns a body of a part of a file. Takes the descriptor; otherwise as
- * py_body_stream. */
-fb_body py_body_file(py_server *server, const fb_file *file, PyObject *closes);
+ * py_body_stream, but that slot is NULL when another body of it follows. */
+fb_body py_body_file(py_server *server, fb_slot *slot, const fb_file *file,
+                     PyObject *closes);
 
 /* Returns a body of bytes that stay where they are, in view (taken) or in object
  * (kept). On failure {0} with an exception set, and nothing was taken. */

@@ -186,7 +186,7 @@ put_file(py_server *server, fb_slot *slot, py_start *start)
     if (start->file.left == 0) {
         return 0;
     }
-    fb_body body = py_body_file(server, &start->file, NULL);
+    fb_body body = py_body_file(server, NULL, &start->file, NULL);
     if (body.ops == NULL) {
         return -1;
     }
@@ -209,7 +209,7 @@ send_later(py_server *server, fb_slot *slot, py_start *start, py_result *r)
     };
     /* On 1.0 the end may be that of the connection; it has to be said now. */
     stream.asked.keep_alive = stream.asked.keep_alive && !stream.asked.is_http10;
-    fb_body body = py_body_stream(server, &stream, r->object);
+    fb_body body = py_body_stream(server, slot, &stream, r->object);
     if (body.ops == NULL) {
         return -1;
     }
@@ -262,7 +262,7 @@ send_rest(py_server *server, fb_slot *slot, py_start *start, py_result *r)
     };
     fb_body body = {0};
     if (stream.iterator != NULL) {
-        body = py_body_stream(server, &stream, r->object);
+        body = py_body_stream(server, slot, &stream, r->object);
         Py_DECREF(stream.iterator);
     }
     if (body.ops == NULL) {

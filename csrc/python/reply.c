@@ -17,10 +17,19 @@ py_reply_asked(const fb_slot *slot)
     };
 }
 
+/* For the access log. What a stream has sent is noted when it is over. */
+static void
+note_reply(fb_slot *slot, const py_reply *reply, const py_asked *asked)
+{
+    bool is_known = reply->stream == NULL && reply->len != PY_LENGTH_UNKNOWN;
+    bool has_body = is_known && py_head_sends_body(reply->head, asked);
+    fb_slot_note(slot, reply->head->status, has_body ? reply->len : 0);
+}
+
 /* A body that outlives the dispatch: a stream, a file, or long bytes. Returns 0, or -1
  * with an exception set; *body is {0} when there is no need of one. */
 static int
-make_body(py_server *server, py_reply *reply, const py_asked *asked,
+make_body(py_server *server, fb_slot *slot, py_reply *reply, const py_asked *asked,
           const fb_head *head, fb_body *body)
 {
     *body = (fb_body){0};
@@ -31,10 +40,10 @@ make_body(py_server *server, py_reply *reply, const py_asked *asked,
         py_stream stream = *reply->stream;
         stream.framing = head->framing;
         stream.missing = head->length;
-        *body = py_body_stream(server, &stream, reply->closes);
+        *body = py_body_stream(server, slot, &stream, reply->closes);
         reply->is_given = body->ops != NULL;
     } else if (reply->file != NULL) {
-        *body = py_body_file(server, reply->file, reply->closes);
+        *body = py_body_file(server, slot, reply->file, reply->closes);
         reply->is_given = body->ops != NULL;
     } else if (reply->len >= FB_ZERO_COPY_BYTES) {
         *body = py_body_in_place(server, &reply->view, reply->holder, reply->data,
@@ -91,8 +100,11 @@ py_reply_send(py_server *server, fb_slot *slot, py_reply *reply)
     fb_head head;
     fb_body body;
     py_asked asked = py_reply_asked(slot);
-    if (py_head_make(server->state, reply->head, &asked, reply->len, &head) < 0 ||
-        make_body(server, reply, &asked, &head, &body) < 0) {
+    if (py_head_make(server->state, reply->head, &asked, reply->len, &head) < 0) {
+        return -1;
+    }
+    note_reply(slot, reply, &asked);
+    if (make_body(server, slot, reply, &asked, &head, &body) < 0) {
         return -1;
     }
     if (!reply->head->has_type && fb_status_has_body(head.status)) {
@@ -120,6 +132,7 @@ py_reply_send_plain(py_server *server, fb_slot *slot, int status)
                         asked.is_http10, asked.keep_alive)) {
         out->has_failed = true;
     }
+    fb_slot_note(slot, status, asked.is_head ? 0 : fb_reply_plain_len(status));
     fb_conn_answered(slot->owner, slot, asked.keep_alive);
     fb_flusher_unlock(&server->server->flusher);
 }

@@ -10,6 +10,7 @@
 #include "python/body.h"
 #include "python/limits.h"
 
+#include <errno.h>
 #include <unistd.h>
 
 /* ---- attaching ------------------------------------------------------------------- */
@@ -140,17 +141,65 @@ on_wakeup(void *owner)
     return goes_on;
 }
 
+/* ---- the access log -------------------------------------------------------------- */
+
+/* Attached: give the lines that are formed to the logger, and let nothing of what that
+ * raises hurt the service. */
+static void
+log_lines(py_server *self)
+{
+    fb_buf *lines = &self->server->access.lines;
+    if (self->log_lines == NULL || lines->len == 0) {
+        return;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize(lines->data, (Py_ssize_t)lines->len);
+    fb_buf_reset(lines, FB_LOG_BUFFER_BYTES);
+    PyObject *result =
+        bytes != NULL ? PyObject_CallOneArg(self->log_lines, bytes) : NULL;
+    if (result == NULL && !py_server_keep_raised(self)) {
+        py_server_log(self, "lines of the access log were lost");
+    }
+    Py_XDECREF(result);
+    Py_XDECREF(bytes);
+}
+
+/* Attached. */
+static void
+report_lost_lines(py_server *self)
+{
+    int error = fb_access_take_error(&self->server->access);
+    if (error != 0) {
+        errno = error;
+        PyErr_SetFromErrno(PyExc_OSError);
+        py_server_log(self, "lines of the access log are lost");
+    }
+}
+
+/* Returns whether there is something to do for an access log that is on. */
+static bool
+has_log_work(const py_server *self)
+{
+    const fb_access *access = &self->server->access;
+    return access->is_on && ((self->log_lines != NULL && access->lines.len > 0) ||
+                             fb_access_has_error(access));
+}
+
+/* ---- between two iterations ------------------------------------------------------ */
+
 static void
 on_rest(void *owner)
 {
     py_server *self = owner;
-    if (self->released != NULL) {
-        py_server_attach(self);
-        py_body_drop_released(self);
-        py_server_detach(self);
-        if (self->raised != NULL) {
-            fb_server_stop(self->server, FB_STOP_GRACEFUL);
-        }
+    if (self->released == NULL && !has_log_work(self)) {
+        return;
+    }
+    py_server_attach(self);
+    py_body_drop_released(self);
+    log_lines(self);
+    report_lost_lines(self);
+    py_server_detach(self);
+    if (self->raised != NULL) {
+        fb_server_stop(self->server, FB_STOP_GRACEFUL);
     }
 }
 
@@ -226,6 +275,7 @@ open_server(py_server *self, fb_server_setup *setup)
     self->server = PyMem_RawCalloc(1, sizeof(fb_server));
     if (self->server == NULL) {
         close_fds(setup->fds, 0, setup->n_fds);
+        close_fds(&setup->access.fd, 0, setup->access.has_file ? 1 : 0);
         PyErr_NoMemory();
         return -1;
     }
@@ -250,6 +300,8 @@ typedef struct arguments {
     int proxy_protocol;       /* a bool */
     int wakeup_fd;
     PyObject *limits; /* borrowed */
+    PyObject *access_log;
+    const char *access_log_format; /* borrowed, as is access_log */
 } arguments;
 
 /* Returns 0, or -1 with an exception set. */
@@ -257,14 +309,40 @@ static int
 parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
 {
     char *names[] = {
-        "dispatcher",     "listeners", "limits", "server_header", "temp_dir", "trusted",
-        "proxy_protocol", "wakeup_fd", NULL,
+        "dispatcher",        "listeners", "limits",
+        "server_header",     "temp_dir",  "trusted",
+        "proxy_protocol",    "wakeup_fd", "access_log",
+        "access_log_format", NULL,
     };
     bool ok = PyArg_ParseTupleAndKeywords(
-        args, kwargs, "OO$Oyyypi:Server", names, &parsed->dispatcher,
+        args, kwargs, "OO$OyyypiOs:Server", names, &parsed->dispatcher,
         &parsed->listeners, &parsed->limits, &parsed->server_value, &parsed->temp_dir,
-        &parsed->trusted, &parsed->proxy_protocol, &parsed->wakeup_fd);
+        &parsed->trusted, &parsed->proxy_protocol, &parsed->wakeup_fd,
+        &parsed->access_log, &parsed->access_log_format);
     return ok ? 0 : -1;
+}
+
+/* Returns 0, or -1 with an exception set; the descriptor is taken only if setup says
+ * so. */
+static int
+read_access(py_server *self, const arguments *given, fb_access_setup *setup)
+{
+    bool is_json = strcmp(given->access_log_format, "json") == 0;
+    *setup = (fb_access_setup){
+        .format = is_json ? FB_LINE_JSON : FB_LINE_COMBINED,
+        .fd = -1,
+    };
+    if (given->access_log == Py_None) {
+        return 0;
+    }
+    setup->is_on = true;
+    if (PyCallable_Check(given->access_log)) {
+        self->log_lines = Py_NewRef(given->access_log);
+        return 0;
+    }
+    setup->has_file = true;
+    setup->fd = PyObject_AsFileDescriptor(given->access_log);
+    return setup->fd < 0 ? -1 : 0;
 }
 
 static int
@@ -285,9 +363,12 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     fb_limits limits;
-    if (py_limits_read(given.limits, &limits) < 0 ||
+    fb_access_setup access;
+    if (read_access(self, &given, &access) < 0 ||
+        py_limits_read(given.limits, &limits) < 0 ||
         check_server_value(given.server_value) < 0) {
         close_fds(fds, 0, n_fds);
+        close_fds(&access.fd, 0, access.fd >= 0 ? 1 : 0);
         PyMem_Free(fds);
         return -1;
     }
@@ -301,6 +382,7 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         .temp_dir = given.temp_dir,
         .trusted = given.trusted,
         .speaks_proxy = given.proxy_protocol != 0,
+        .access = access,
         .wakeup_fd = given.wakeup_fd,
         .ops = &ops,
         .owner = self,
@@ -349,6 +431,8 @@ server_serve(PyObject *op, PyObject *unused)
     py_server_detach(self);
     int error = fb_server_run(self->server);
     py_server_attach(self);
+    log_lines(self);
+    report_lost_lines(self);
     end_serving(self);
     fb_server_close(self->server);
     py_body_drop_released(self);
@@ -381,6 +465,25 @@ server_stop(PyObject *op, PyObject *args, PyObject *kwargs)
     Py_RETURN_NONE;
 }
 
+/* Takes the descriptor. */
+static PyObject *
+server_set_access_log(PyObject *op, PyObject *argument)
+{
+    py_server *self = (py_server *)op;
+    int fd = PyObject_AsFileDescriptor(argument);
+    if (fd < 0) {
+        return NULL;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->server != NULL && !self->is_closed) {
+        fb_access_reopen(&self->server->access, fd);
+    } else {
+        close(fd);
+    }
+    Py_END_CRITICAL_SECTION();
+    Py_RETURN_NONE;
+}
+
 static PyObject *
 list_batch_sizes(const fb_stats *stats)
 {
@@ -406,7 +509,7 @@ server_stats(PyObject *op, PyObject *unused)
     }
     const fb_stats *stats = &server->stats;
     return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests),
+        "{sKsKsKsKsKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests),
         "batches", fb_count_get(&stats->n_batches), "connections",
         fb_count_get(&stats->n_conns), "open_connections",
         fb_count_get(&server->n_conns), "bytes_received",
@@ -415,7 +518,8 @@ server_stats(PyObject *op, PyObject *unused)
         fb_count_get(&stats->n_rejected), "timed_out",
         fb_count_get(&stats->n_timed_out), "overloaded",
         fb_count_get(&stats->n_overloaded), "spooled", fb_count_get(&stats->n_spooled),
-        "fields_dropped", fb_count_get(&stats->n_fields_dropped), "allocations",
+        "fields_dropped", fb_count_get(&stats->n_fields_dropped), "log_lines_dropped",
+        fb_access_lost(&server->access), "allocations",
         fb_count_get(&server->heap.n_taken), "batch_sizes", list_batch_sizes(stats));
 }
 
@@ -427,6 +531,7 @@ server_traverse(PyObject *op, visitproc visit, void *arg)
     py_server *self = (py_server *)op;
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->dispatcher);
+    Py_VISIT(self->log_lines);
     Py_VISIT(self->raised);
     return 0;
 }
@@ -436,6 +541,7 @@ server_clear(PyObject *op)
 {
     py_server *self = (py_server *)op;
     Py_CLEAR(self->dispatcher);
+    Py_CLEAR(self->log_lines);
     Py_CLEAR(self->raised);
     Py_CLEAR(self->batch);
     for (size_t i = 0; i < FB_BATCH_SLOTS; i++) {
@@ -470,6 +576,9 @@ static PyMethodDef server_methods[] = {
      PyDoc_STR(
          "stop(now=False)\n--\n\nFrom any thread: stop accepting, answer what has "
          "arrived, end; with now end at once.")},
+    {"set_access_log", server_set_access_log, METH_O,
+     PyDoc_STR("set_access_log(fd, /)\n--\n\nFrom any thread: have the access log go "
+               "on in that file, which is taken.")},
     {"stats", server_stats, METH_NOARGS,
      PyDoc_STR("stats()\n--\n\nCounters since the start.")},
     {NULL, NULL, 0, NULL},

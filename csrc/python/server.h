@@ -17,7 +17,8 @@ typedef struct py_server {
     fb_server *server;     /* NULL before init */
     const py_state *state; /* the type keeps its module alive */
     PyObject *dispatcher;
-    py_batch *batch; /* shown to the dispatcher, again and again */
+    PyObject *log_lines; /* takes lines of the access log, or NULL */
+    py_batch *batch;     /* shown to the dispatcher, again and again */
     py_request
         *requests[FB_BATCH_SLOTS]; /* of the slots; NULL: not made yet, or kept */
     PyThreadState *thread;         /* while serve is detached */

@@ -301,6 +301,7 @@ begin_writing(py_start *start, fb_head *made)
     start->keep_alive = made->keep_alive;
     start->framing = made->framing;
     start->missing = made->length;
+    fb_slot_note(start->slot, made->status, 0);
     return 0;
 }
 
@@ -429,6 +430,9 @@ py_start_write(py_start *start, const char *bytes, size_t len)
     fb_flusher *flusher = &start->server->server->flusher;
     fb_flusher_lock(flusher);
     int error = put_and_flush(start, is_first ? &head : NULL, bytes, len);
+    if (error == 0 && start->sends_body) {
+        start->slot->n_body += len;
+    }
     start->has_failed = error != 0; /* a piece is missing: nothing may come behind it */
     fb_flusher_unlock(flusher);
     fb_flusher_arm(flusher); /* for what is left in memory */
