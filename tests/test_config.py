@@ -356,6 +356,8 @@ def test_every_option_is_read_from_the_environment(
         "server_header": ("", ""),
         "forwarded_allow_ips": ("::1, 10.0.0.0/8", ("::1", "10.0.0.0/8")),
         "proxy_protocol": ("true", True),
+        "access_log": ("-", "-"),
+        "access_log_format": ("json", "json"),
     }
     texts |= {name: ("7", 7) for name in INTEGERS if name not in texts}
     texts |= dict.fromkeys(SECONDS, ("0.25", 0.25))

@@ -79,6 +79,7 @@ def test_the_table_of_limits_has_the_defaults(name: str, value: str) -> None:
 def test_the_table_of_limits_has_every_limit() -> None:
     unlimited = {"bind", "unix_mode", "interface", "root_path", "server_header"}
     unlimited |= {"forwarded_allow_ips", "proxy_protocol"}
+    unlimited |= {"access_log", "access_log_format"}
     assert {name for name, _ in ROWS} | unlimited == set(
         fastbatch.Options.__dataclass_fields__
     )

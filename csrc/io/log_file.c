@@ -61,6 +61,18 @@ wait_for_room(fb_log_file *file)
     return has_room;
 }
 
+/* Returns how much a pipe takes in one piece, whole lines if there are any: what other
+ * programs write to it stands between lines then. */
+static size_t
+piece_of(const char *bytes, size_t len)
+{
+    if (len <= PIPE_BUF) {
+        return len;
+    }
+    const char *newline = memrchr(bytes, '\n', PIPE_BUF);
+    return newline != NULL ? (size_t)(newline - bytes) + 1 : PIPE_BUF;
+}
+
 /* Write as much as one write takes. Returns how much, or -1 with errno set. */
 static ssize_t
 write_some(fb_log_file *file, const char *bytes, size_t len)
@@ -68,7 +80,7 @@ write_some(fb_log_file *file, const char *bytes, size_t len)
     ssize_t n;
     do {
         if (!file->is_regular) {
-            len = len < PIPE_BUF ? len : PIPE_BUF;
+            len = piece_of(bytes, len);
             if (!wait_for_room(file)) {
                 errno = ETIMEDOUT;
                 return -1;
