@@ -227,7 +227,7 @@ put_combined_before(char *at, const fb_line_form *form, const fb_line *line,
 static char *
 put_combined_outcome(char *at, const fb_outcome *outcome)
 {
-    at = fb_pen_number(at, (uint64_t)outcome->status);
+    at = fb_pen_digits(at, (uint64_t)outcome->status, 3);
     *at++ = ' ';
     return fb_pen_number(at, outcome->n_body);
 }
@@ -319,7 +319,7 @@ put_json_outcome(char *at, const fb_outcome *outcome)
 {
     uint64_t us = outcome->duration_ns / 1000;
     at = fb_pen_bytes(at, ",\"status\":", 10);
-    at = fb_pen_number(at, (uint64_t)outcome->status);
+    at = fb_pen_digits(at, (uint64_t)outcome->status, 3);
     at = fb_pen_bytes(at, ",\"bytes\":", 9);
     at = fb_pen_number(at, outcome->n_body);
     at = fb_pen_bytes(at, ",\"duration\":", 12);

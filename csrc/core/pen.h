@@ -22,19 +22,6 @@ fb_pen_text(char *at, const char *text)
     return fb_pen_bytes(at, text, strlen(text));
 }
 
-/* At most 20 digits. */
-static inline char *
-fb_pen_number(char *at, uint64_t number)
-{
-    char digits[20];
-    size_t i = sizeof(digits);
-    do {
-        digits[--i] = (char)('0' + number % 10);
-        number /= 10;
-    } while (number > 0);
-    return fb_pen_bytes(at, digits + i, sizeof(digits) - i);
-}
-
 /* The last n digits, leading zeros included. */
 static inline char *
 fb_pen_digits(char *at, uint64_t number, size_t n)
@@ -44,6 +31,17 @@ fb_pen_digits(char *at, uint64_t number, size_t n)
         number /= 10;
     }
     return at + n;
+}
+
+/* At most 20 digits. */
+static inline char *
+fb_pen_number(char *at, uint64_t number)
+{
+    size_t n = 1;
+    for (uint64_t left = number; left >= 10; left /= 10) {
+        n++;
+    }
+    return fb_pen_digits(at, number, n);
 }
 
 #endif
