@@ -168,6 +168,20 @@ def test_peer_of_ipv6_has_its_address(serve: Serve, path: Path) -> None:
     assert path.read_text().startswith("::1 - - [")
 
 
+def test_client_that_a_trusted_proxy_names_is_logged(serve: Serve, path: Path) -> None:
+    server = serve(hello, access_log=path, forwarded_allow_ips="127.0.0.1")
+    with Connection(server) as connection:
+        connection.ask("/a", "X-Forwarded-For: 203.0.113.9")
+        connection.ask("/b", "X-Forwarded-For: 2001:db8::1")
+        connection.ask("/c")
+        connection.send(b"nonsense\r\n\r\n")
+        connection.rest()
+    server.stop()
+    clients = [line.split(" ")[0] for line in path.read_text().splitlines()]
+    # Of a request that is none, whoever sent it.
+    assert clients == ["203.0.113.9", "2001:db8::1", "127.0.0.1", "127.0.0.1"]
+
+
 def test_nothing_is_logged_unless_it_is_asked_for(serve: Serve, tmp_path: Path) -> None:
     assert fastbatch.Options().access_log == ""
     server = serve(hello)
