@@ -48,6 +48,7 @@ GRACEFUL = 5.0
 OPTIONS: dict[str, Any] = {
     "bind": "127.0.0.1:0",
     "max_body_memory": 300_000,
+    "max_input_memory": 1_000_000,  # all that are uploaded together have more
     "keepalive_timeout": KEEPALIVE,
     "graceful_timeout": GRACEFUL,
 }
