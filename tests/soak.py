@@ -59,6 +59,8 @@ BYTES_BESIDES = 1 << 20
 
 OWN_BYTES = 10_000  # that the reply which says what was sent has at the most
 
+LONG_PATTERN = PATTERN * 3
+
 MAX_BODY = fastbatch.Options().max_body
 
 ACCEPTED = [
@@ -116,7 +118,7 @@ def head_of_tag(rng: random.Random) -> Ask:
 
 def upload(rng: random.Random, n: int) -> Ask:
     at = rng.randrange(1000)
-    body = (PATTERN * 3)[at : at + n]
+    body = LONG_PATTERN[at : at + n]
     make = rng.choice([with_length, with_chunks])
     return Ask(make(rng, body), body=soaked.digest([body]), method="POST")
 
@@ -662,6 +664,7 @@ class Soak:
             for kind, weight in KINDS.items()
             if only in (None, kind.__name__)
         }
+        self.lag = 0.0  # seconds, the longest
         self._n_visits = 0
         self._slots = {
             "heavy": asyncio.Semaphore(2),
@@ -672,6 +675,7 @@ class Soak:
         """Round after round, until it is time or too much went wrong."""
         for side in self.sides:
             await self._guard(f"{side.interface} at first", side.rest())
+        watch = asyncio.ensure_future(self._watch())
         end = time.monotonic() + seconds
         least, most = ROUND
         length = min(max(seconds / 30, least), most)
@@ -681,6 +685,15 @@ class Soak:
             await asyncio.gather(*clients)
             for side in self.sides:
                 await self._guard(f"{side.interface} at rest", self._rest(side))
+
+        watch.cancel()
+
+    async def _watch(self) -> None:
+        """Note how late this program is: a client that sleeps is idle to a server."""
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.1)
+            self.lag = max(self.lag, time.monotonic() - began - 0.1)
 
     async def _client(self, number: int, end: float) -> None:
         side = self.sides[number % len(self.sides)]
@@ -753,7 +766,10 @@ class Soak:
             self.errors += [f"{side.interface}: {what}" for what in found[:MAX_ERRORS]]
 
     def summary(self) -> str:
-        lines = ["visits: " + listing(self.visits)]
+        lines = [
+            f"visits: {listing(self.visits)}",
+            f"the clients were late by up to {self.lag:.1f} s",
+        ]
         for side in self.sides:
             if not side.samples:
                 continue
