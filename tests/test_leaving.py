@@ -24,6 +24,7 @@ from helpers import Connection, get
 from wsgi_helpers import Body, Environ, StartResponse, wait_until_closed
 
 import fastbatch
+from fastbatch._core import LIMITS
 
 LARGE = 20_000_000  # bytes: more than sockets hold
 MEMORY = 100_000  # bytes of a body in memory, in these tests
@@ -139,6 +140,25 @@ def test_client_leaves_a_body_that_it_was_told_to_send(
         leave(connection)
         if leave is half_close:
             assert connection.rest() == b""
+        check_all_is_well(server, bystander)
+
+
+@pytest.mark.parametrize("extra", [-1, 0, 1])
+@pytest.mark.parametrize("n_buffers", [1, 2])
+def test_end_that_is_read_together_with_the_request_leaves_it_its_reply(
+    serve: Serve, n_buffers: int, extra: int
+) -> None:
+    """It is when the request fills the buffer: then more is read at once."""
+    size = n_buffers * LIMITS["input_bytes"] + extra
+    padding = "p" * (size - len(get("/padded", "X-A: ")))
+    gate = gates.Gate(lambda request: request.path)
+    server = serve(gate)
+    with gates.connect(server, 2) as (bystander, connection):
+        with gate.held(server):
+            connection.send(get("/padded", f"X-A: {padding}"))
+            connection.end()
+        (reply,) = helpers.parse_replies(connection.rest())
+        assert reply.body == b"/padded"
         check_all_is_well(server, bystander)
 
 
