@@ -55,7 +55,7 @@ MAX_ERRORS = 20  # then it ends early
 
 # Growth of memory that is none: of each request, and besides.
 BYTES_PER_REQUEST = 50
-BYTES_BESIDES = 1 << 20
+BYTES_BESIDES = 2 << 20
 
 OWN_BYTES = 10_000  # that the reply which says what was sent has at the most
 
@@ -194,14 +194,14 @@ class Peer:
     ) -> None:
         self.reader = reader
         self.writer = writer
-        self._tally = tally
+        self.tally = tally
         self._pause = pause  # seconds, after each PIECE of a body
         self._n_read = 0  # of a body since then
 
     def send(self, data: bytes) -> None:
         """Send it, whenever it can be: so replies may be read meanwhile."""
         self.writer.write(data)
-        self._tally["bytes sent"] += len(data)
+        self.tally["bytes sent"] += len(data)
 
     async def send_pieces(self, data: bytes, size: int, pause: float = 0.0) -> None:
         """Send it as it is taken, as long as the server is there."""
@@ -225,8 +225,8 @@ class Peer:
         status = int(line.split(" ")[1])
         is_bare = method == "HEAD" or status < 200 or status in (204, 304)
         body = b"" if is_bare else await self._body(fields)
-        self._tally["bytes read"] += len(head) + len(body)
-        self._tally[f"status {status}"] += 1
+        self.tally["bytes read"] += len(head) + len(body)
+        self.tally[f"status {status}"] += 1
         return Reply(status, fields, body)
 
     async def _body(self, fields: dict[str, str]) -> bytes:
@@ -260,7 +260,7 @@ class Peer:
         if ask.body is not None and reply.body != ask.body:
             got = f"{len(reply.body)} bytes, {reply.body[:40]!r}"
             raise Wrong(f"{got}, not {len(ask.body)}, {ask.body[:40]!r} to {what!r}")
-        self._tally["answered"] += 1
+        self.tally["answered"] += 1
         return reply
 
     async def refusal(self, status: int) -> None:
@@ -268,7 +268,7 @@ class Peer:
         reply = await self.reply()
         ensure(reply.status == status, f"{reply.status} where {status} was due")
         ensure(reply.fields.get("connection") == "close", "no Connection: close")
-        self._tally["rejected"] += 1
+        self.tally["rejected"] += 1
         await self.no_more()
 
     async def no_more(self) -> None:
@@ -578,7 +578,7 @@ async def seen(peer: Peer, file: WireFile) -> None:
             reply = await peer.reply(request["method"])
         ensure(reply.status == 200, f"{reply.status} to {file.name}")
         ensure(reply.body == b"seen", f"{reply.body[:40]!r} to {file.name}")
-        peer._tally["answered"] += 1
+        peer.tally["answered"] += 1
 
 
 async def unusual(visit: Visit) -> None:
