@@ -6,16 +6,19 @@ Environment variables for other builds than the one to be used:
     FASTBATCH_DEBUG=1                       assertions, no optimisation
     FASTBATCH_COVERAGE=1                    the same, and lines are counted for gcov
     FASTBATCH_SANITIZE=address,undefined    assertions, and what -fsanitize= is to be
+    FASTBATCH_FAULTS=1                      assertions, and calls that fail when told to
     FASTBATCH_WERROR=1                      a warning in our C is an error
 """
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
+from pathlib import Path
 
 import setuptools
 from setuptools.command.build_ext import build_ext
@@ -27,9 +30,9 @@ if int(setuptools.__version__.partition(".")[0]) < 77:
 if subprocess.call([sys.executable, "csrc/fetch_vendor.py"]) != 0:
     sys.exit(1)  # it has said why
 
-DEBUG, COVERAGE, SANITIZE, WERROR = (
+DEBUG, COVERAGE, SANITIZE, FAULTS, WERROR = (
     os.environ.get(f"FASTBATCH_{name}", "")
-    for name in ("DEBUG", "COVERAGE", "SANITIZE", "WERROR")
+    for name in ("DEBUG", "COVERAGE", "SANITIZE", "FAULTS", "WERROR")
 )
 
 # The flags of each directory. A layer finds the headers of those below it, no others.
@@ -45,19 +48,29 @@ FLAGS = {
     "csrc/python": OURS + LLHTTP + LIBUV + PYTHON,
     "csrc/vendor/llhttp": ["-w", *LLHTTP],
     "csrc/vendor/libuv": ["-w", "-fno-strict-aliasing", *IN_LIBUV, *LIBUV],
+    "tests/c": [*OURS, *PYTHON, "-D_GNU_SOURCE"],
 }
 
 # The flags of all code, and of the link. Instructions per request, c=64: -O2 4,232, -O3
 # 4,129, -O2 and LTO 3,818, -O3 and LTO 3,689; hidden visibility adds nothing to LTO.
 CODE, LINK = ["-fvisibility=hidden"], ["-Wl,--version-script=csrc/exports.map"]
+SOURCES = sorted(glob("csrc/**/*.c", recursive=True))
+if FAULTS:
+    SOURCES.append("tests/c/faults.c")
+    # The functions that it stands before.
+    WRAPPED = r"^(?:__wrap_|WRAP\(|BLOCK\(|OBJECT\(|INT\()(\w+)"
+    LINK = ["-Wl,--version-script=tests/c/faults.map"]
+    LINK += [
+        f"-Wl,--wrap={name}"
+        for name in re.findall(WRAPPED, Path(SOURCES[-1]).read_text(), re.MULTILINE)
+    ]
 if SANITIZE:
-    CODE += ["-O1", "-fno-omit-frame-pointer", "-fno-sanitize-recover=all"]
-    LINK += [f"-fsanitize={SANITIZE}"]
+    CODE += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
+    CODE += ["-O1", "-fno-omit-frame-pointer"]
 if COVERAGE:
-    CODE += ["-fprofile-update=atomic"]
-    LINK += ["--coverage"]
-if DEBUG or COVERAGE or SANITIZE:
-    CODE = ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE", *CODE, *LINK[1:]]
+    CODE += ["--coverage", "-fprofile-update=atomic"]
+if DEBUG or COVERAGE or SANITIZE or FAULTS:
+    CODE = ["-O0", "-g", "-UNDEBUG", "-U_FORTIFY_SOURCE", *CODE]
 else:
     CODE = ["-O3", "-DNDEBUG", *CODE]
 
@@ -93,6 +106,5 @@ class BuildExt(build_ext):
         return obj
 
 
-SOURCES = sorted(glob("csrc/**/*.c", recursive=True))
 CORE = setuptools.Extension("fastbatch._core", SOURCES, libraries=["dl", "rt", "m"])
 setuptools.setup(ext_modules=[CORE], cmdclass={"build_ext": BuildExt})

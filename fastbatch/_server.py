@@ -278,8 +278,9 @@ class Server:
                 access_log = self._access_log.open()
                 self._core = _core.Server(
                     dispatcher,
-                    # The core closes these and the log, also if it cannot be made.
-                    [listener.socket.detach() for listener in listeners],
+                    # The core closes these and the log, also if it cannot be made. A
+                    # tuple, which it reads without taking memory.
+                    tuple(listener.socket.detach() for listener in listeners),
                     wakeup_fd=wakeup_fd,
                     access_log=access_log,
                     **arguments,

@@ -612,7 +612,7 @@ on_written(uv_write_t *write, int status)
         return;
     }
     if (status < 0) {
-        fb_conn_close(conn);
+        abort_conn(conn);
         return;
     }
     fb_count_add(&conn->server->stats.n_bytes_sent, conn->n_queued);
@@ -668,7 +668,7 @@ queue_write(fb_conn *conn, uv_buf_t *bufs, size_t n)
     conn->write.data = conn;
     conn->n_queued = total_of(bufs, n);
     if (uv_write(&conn->write, &conn->uv.stream, bufs, (unsigned)n, on_written) != 0) {
-        fb_conn_close(conn);
+        abort_conn(conn);
         return;
     }
     conn->is_writing = true;
@@ -755,7 +755,7 @@ write_round(fb_conn *conn, stream_turn *turn)
         return !fb_out_is_empty(out);
     }
     if (error != 0) {
-        fb_conn_close(conn);
+        abort_conn(conn);
     } else {
         queue_write(conn, bufs, gather(out, bufs));
     }

@@ -231,6 +231,17 @@ close_fds(const int *fds, size_t from, size_t n)
     }
 }
 
+static void
+close_listed(PyObject *tuple)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_Size(tuple); i++) {
+        int fd = PyObject_AsFileDescriptor(PyTuple_GetItem(tuple, i));
+        if (fd >= 0) {
+            close(fd);
+        }
+    }
+}
+
 /* Returns the descriptors as an array of *n to be freed, or NULL with an exception set.
  * */
 static int *
@@ -250,10 +261,11 @@ read_fds(PyObject *listeners, size_t *n)
             return NULL;
         }
     }
-    Py_DECREF(tuple);
     if (fds == NULL) {
+        close_listed(tuple);
         PyErr_NoMemory();
     }
+    Py_DECREF(tuple);
     *n = (size_t)size;
     return fds;
 }
