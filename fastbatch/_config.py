@@ -89,7 +89,7 @@ class Integer(Rule):
     def check(self, value: Any) -> int:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
             raise Refusal(self.allowed, TypeError)
-        number = operator.index(value)
+        number = int(operator.index(value))  # no enum: its text is not its number
         if not self.low <= number <= self.high:
             raise Refusal(self.allowed)
         return number
@@ -143,7 +143,7 @@ class Seconds(Rule):
             raise Refusal(self.allowed) from None
 
     def format(self, value: float) -> str:
-        return f"{value:g}"
+        return str(int(value)) if value.is_integer() else repr(value)
 
 
 class OneOf(Rule):
@@ -160,7 +160,7 @@ class OneOf(Rule):
             raise Refusal(allowed, TypeError)
         if value not in self.words:
             raise Refusal(allowed)
-        return value
+        return str(value)
 
 
 class FieldValue(Rule):
@@ -183,7 +183,7 @@ class FieldValue(Rule):
             or len(value) > _SERVER_HEADER_CHARS
         ):
             raise Refusal(self.allowed)
-        return value
+        return str(value)
 
     def format(self, value: str) -> str:
         return value or "''"
@@ -205,7 +205,7 @@ class RootPath(Rule):
         is_plain = "//" not in value and not set(value) & set("?#%")
         if value and not (is_path and is_plain and value.isprintable()):
             raise Refusal(self.allowed)
-        return value
+        return str(value)
 
     def format(self, value: str) -> str:
         return value or "''"
@@ -256,7 +256,7 @@ class Binds(Rule):
         for text in texts:
             if texts.count(text) > 1:
                 raise Refusal(f"it has {text} twice")
-        return texts
+        return tuple(map(str, texts))
 
     def _check_one(self, text: Any, *, is_only: bool) -> None:
         if not isinstance(text, str):
@@ -296,7 +296,7 @@ class Peers(Rule):
         if not isinstance(text, str):
             raise Refusal(self.allowed, TypeError)
         if text in ("unix", "*"):
-            return text
+            return str(text)
         address, has_slash, prefix = text.partition("/")
         # A netmask in the place of a prefix would be taken, and a zone for an address.
         if "%" in address or (
@@ -571,7 +571,7 @@ class Options:
     def __post_init__(self) -> None:
         for option in OPTIONS:
             value = getattr(self, option.name)
-            checked = option.check(value, f"{option.name}={value!r}")
+            checked = option.check(value, f"{option.name}={_shown(value)}")
             object.__setattr__(self, option.name, checked)
         if self.proxy_protocol and not self.forwarded_allow_ips:
             raise ValueError(
@@ -658,6 +658,8 @@ class Option:
             return self.rule.check(value)
         except Refusal as refusal:
             raise _worded(refusal, label) from None
+        except Exception as error:
+            raise TypeError(f"{label} is not allowed: it raises an error") from error
 
     def parse(self, text: str, label: str) -> Any:
         """As ``check``, of a value from the command line or the environment."""
@@ -665,6 +667,13 @@ class Option:
             return self.rule.parse(text)
         except Refusal as refusal:
             raise _worded(refusal, label) from None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - one of too many digits, or its own
+        return f"<{type(value).__name__}>"
 
 
 def _worded(refusal: Refusal, label: str) -> Exception:
@@ -716,8 +725,8 @@ def _without_shorthands(arguments: Mapping[str, Any]) -> dict[str, Any]:
         return given
     if "bind" in given:
         raise ValueError("bind and host or port were both given: choose one")
-    host = DEFAULT_HOST if host is None else HOST.check(host, f"host={host!r}")
-    port = DEFAULT_PORT if port is None else PORT.check(port, f"port={port!r}")
+    host = DEFAULT_HOST if host is None else HOST.check(host, f"host={_shown(host)}")
+    port = DEFAULT_PORT if port is None else PORT.check(port, f"port={_shown(port)}")
     given["bind"] = (f"{format_host(host)}:{port}",)
     return given
 

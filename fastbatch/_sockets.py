@@ -474,7 +474,12 @@ def _is_listening(path: Path) -> bool:
 def _unix_path(path: str) -> Path:
     if not path or "\0" in path:
         raise ValueError("it must be unix:path, the path of a socket to make")
-    size = len(os.fsencode(path))
+    try:
+        size = len(os.fsencode(path))
+    except UnicodeEncodeError:
+        raise ValueError(
+            "it must be unix:path, a path that the system can have"
+        ) from None
     if size > _UNIX_PATH_BYTES:
         raise ValueError(
             f"its path is {size} bytes long, and the system allows {_UNIX_PATH_BYTES}"

@@ -2,11 +2,12 @@
 
 import dataclasses
 import decimal
+import enum
 import inspect
 import logging
 import math
 import pickle
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 import pytest
 
@@ -141,6 +142,56 @@ def test_server_header_that_breaks_the_head_is_refused(value: str) -> None:
         Options(server_header=value)
 
 
+@pytest.mark.parametrize("value", [0.0005, 1 / 3, 1234567.891, 2147483.0, 1e-320])
+def test_timeouts_are_read_back_from_their_text(value: float) -> None:
+    (option,) = (option for option in OPTIONS if option.name == "head_timeout")
+    assert option.parse(option.rule.format(value), "it") == value
+
+
+def test_integer_of_more_digits_than_can_be_shown_is_refused_by_name() -> None:
+    assert message(batch_size=10**5000) == (
+        "batch_size=<int> is not allowed: it must be an integer from 1 to 256"
+        " (requests)"
+    )
+    assert message(port=10**5000).startswith("port=<int> is not allowed: it must be")
+
+
+@pytest.mark.parametrize("name", ["batch_size", "bind", "max_body"])
+def test_value_that_raises_is_refused_by_name(name: str) -> None:
+    class Raises(list[str]):
+        def __iter__(self) -> NoReturn:
+            raise OSError("of its own")
+
+        __index__ = __repr__ = __iter__  # type: ignore[assignment]
+
+    with pytest.raises(TypeError) as caught:
+        options(name, Raises())
+    assert str(caught.value) == f"{name}=<Raises> is not allowed: it raises an error"
+    assert isinstance(caught.value.__cause__, OSError)
+
+
+def test_enums_are_kept_as_their_plain_values() -> None:
+    class Number(enum.IntEnum):
+        SEVEN = 7
+
+    class Word(enum.StrEnum):
+        WSGI = "wsgi"
+        ROOT = "/app"
+        BIND = "a:1"
+
+    given: Any = {
+        "batch_size": Number.SEVEN,
+        "interface": Word.WSGI,
+        "root_path": Word.ROOT,
+        "server_header": Word.WSGI,
+        "bind": Word.BIND,
+    }
+    kept = Options(**given)
+    for name in given.keys() - {"bind"}:
+        assert type(getattr(kept, name)) in (int, str)
+    assert repr(kept.bind) == "('a:1',)"
+
+
 # ---- bind -------------------------------------------------------------------------
 
 
@@ -191,6 +242,7 @@ def test_bind_may_be_several() -> None:
         ("local\nhost:80", "name or an IP address"),
         ("unix:", "unix:path"),
         ("unix:a\0b", "unix:path"),
+        ("unix:\ud800", "it must be unix:path, a path that the system can have"),
         ("unix:" + "a" * 108, "its path is 108 bytes long, and the system allows 107"),
         ("unix:" + "é" * 54, "its path is 108 bytes long"),
         ("fd:", "fd:number"),
