@@ -84,7 +84,8 @@ class BuildExt(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             ext.extra_objects = list(pool.map(self.compile, ext.sources))
         ext.sources, ext.extra_link_args = [], LINK + CODE + self.lto
-        self.force = True  # the objects may be older than the last link and yet others
+        # The objects may be older than the last link and yet others.
+        self.force = self.compiler.force = True
         super().build_extension(ext)
 
     def link_time_optimisation(self) -> list[str]:
