@@ -152,7 +152,7 @@ def check_taken(options: Options) -> None:
         **{
             option.name: getattr(options, option.name)
             for option in OPTIONS
-            if option.name != "bind"
+            if option.name not in ("bind", "access_log")  # what they name is opened
         },
         bind="127.0.0.1:0",
     )

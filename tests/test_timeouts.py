@@ -255,6 +255,26 @@ def test_client_that_reads_slowly_gets_all(serve: Serve) -> None:
     assert server.stats()["timed_out"] == 0
 
 
+@pytest.mark.parametrize("end", ["time-out", "stop"])
+def test_reply_that_is_broken_off_does_not_look_complete(
+    serve: Serve, end: str
+) -> None:
+    """On HTTP/1.0 the end of the connection is that of the reply, RFC 9112 6.3."""
+    items = (bytes(50_000) for _ in range(LARGE // 50_000))
+    server = serve(
+        lambda _request: (200, items), **options(write=SHORT if end != "stop" else LONG)
+    )
+    with gates.connect(server, 1) as (connection,):
+        connection.send(get("/", version="1.0"))
+        assert connection.socket.recv(1)
+        if end == "stop":
+            server.stop(now=True)
+        else:
+            gates.wait_until_gone(server)
+        with pytest.raises(ConnectionResetError):
+            connection.rest()
+
+
 def test_client_that_reads_below_the_least_rate_is_closed(serve: Serve) -> None:
     server = serve(
         lambda _request: bytes(LARGE), min_rate=10**9, **options(write=2 * SHORT)

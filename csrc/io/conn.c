@@ -514,7 +514,7 @@ time_out(fb_conn *conn)
     if (conn->wait == FB_WAIT_HEAD || conn->wait == FB_WAIT_BODY) {
         reject(conn, 408);
     } else {
-        fb_conn_close(conn);
+        fb_conn_break_off(conn);
     }
 }
 
@@ -1122,6 +1122,16 @@ fb_conn_close(fb_conn *conn)
     fb_times_stop(&conn->wait_node);
     conn->is_reading = false;
     uv_close(&conn->uv.handle, on_closed);
+}
+
+void
+fb_conn_break_off(fb_conn *conn)
+{
+    if (fb_conn_has_sent_all(conn)) {
+        fb_conn_close(conn);
+    } else {
+        abort_conn(conn);
+    }
 }
 
 static int

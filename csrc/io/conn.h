@@ -148,6 +148,10 @@ fb_conn *fb_conn_of_wait(fb_time_node *node);
 /* Close; for any state, any number of times. */
 void fb_conn_close(fb_conn *conn);
 
+/* As fb_conn_close, of a peer that may be owed something: what it has of that is not to
+ * look complete. */
+void fb_conn_break_off(fb_conn *conn);
+
 /* Returns whether nothing is owed and nothing of a request has come. */
 bool fb_conn_is_idle(const fb_conn *conn);
 

@@ -252,7 +252,7 @@ close_conns(fb_server *server)
         conn->n_slots = 0;
         conn->is_touched = false;
         conn->is_ready = false;
-        fb_conn_close(conn);
+        fb_conn_break_off(conn);
     }
 }
 
