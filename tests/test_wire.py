@@ -267,3 +267,26 @@ def test_ten_thousand_requests_in_one_write(
     data = b"".join(helpers.get(f"/{number}") for number in range(10_000))
     replies = helpers.parse_replies(helpers.talk(server, data, replies=10_000))
     assert [reply.body for reply in replies] == [b"/%d" % n for n in range(10_000)]
+
+
+# ---- what is not in a file's verdict --------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rest", "status"),
+    [
+        (b" /" + b"t" * 10_000 + b" HTTP/1.1\r\n", 414),
+        (b" / HTTP/1.1\r\nExpect: teapot\r\n\r\n", 417),
+        (b" / HTTP/1.1\r\nHost: a\r\nNo colon\r\n\r\n", 400),
+        (b" / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 200 + b"\r\n", 431),
+        (b" / HTTP/2.0\r\n\r\n", 505),
+    ],
+)
+def test_refused_head_request_gets_no_body(
+    server: fastbatch.Server, rest: bytes, status: int
+) -> None:
+    data = helpers.talk(server, [helpers.get(), b"HEAD" + rest])
+    first, second = helpers.parse_replies(data, ["GET", "HEAD"])
+    assert first.body == b"seen"
+    assert second.status == status
+    assert int(second.headers["Content-Length"]) > 0

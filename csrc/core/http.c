@@ -60,6 +60,16 @@ extend_span(const fb_http *http, fb_span *span, const char *at, size_t len)
     span->len += (uint32_t)len;
 }
 
+/* Known before anything can be refused: a reply to HEAD has no body, also a bad one. */
+static int
+on_method_complete(llhttp_t *parser)
+{
+    fb_http *http = parser->data;
+    http->req.method = parser->method;
+    http->req.is_head = parser->method == HTTP_HEAD;
+    return HPE_OK;
+}
+
 static int
 on_protocol(llhttp_t *parser, const char *at, size_t len)
 {
@@ -275,8 +285,6 @@ check_head(fb_http *http)
         return reject(http, 505, "the version is not HTTP/1.0 or HTTP/1.1");
     }
     http->req.minor = parser->http_minor;
-    http->req.method = parser->method;
-    http->req.is_head = parser->method == HTTP_HEAD;
     if (parser->method == HTTP_CONNECT) {
         return reject(http, 501, "CONNECT is not served");
     }
@@ -362,6 +370,7 @@ on_message_complete(llhttp_t *parser)
 }
 
 static const llhttp_settings_t settings = {
+    .on_method_complete = on_method_complete,
     .on_protocol = on_protocol,
     .on_url = on_url,
     .on_header_field = on_header_field,
