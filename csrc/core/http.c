@@ -326,6 +326,44 @@ on_headers_complete(llhttp_t *parser)
 
 /* ---- the body -------------------------------------------------------------------- */
 
+/* Chunk extensions, RFC 9112 7.1.1, are ignored, but must be some: llhttp takes empty
+ * names and values, and a quoted string that begins within a value. */
+static int
+on_extension_name(llhttp_t *parser, const char *at, size_t len)
+{
+    fb_http *http = parser->data;
+    (void)at;
+    http->has_extension = http->has_extension || len > 0;
+    return HPE_OK;
+}
+
+static int
+on_extension_value(llhttp_t *parser, const char *at, size_t len)
+{
+    fb_http *http = parser->data;
+    if (!http->has_extension) {
+        http->is_extension_quoted = len > 0 && at[0] == '"';
+        http->has_extension = len > 0;
+    }
+    if (!http->is_extension_quoted && memchr(at, '"', len) != NULL) {
+        reject(http, 400, "a quote within the value of a chunk extension");
+        return HPE_USER;
+    }
+    return HPE_OK;
+}
+
+static int
+on_extension_part_complete(llhttp_t *parser)
+{
+    fb_http *http = parser->data;
+    if (!http->has_extension) {
+        reject(http, 400, "an empty name or value of a chunk extension");
+        return HPE_USER;
+    }
+    http->has_extension = false;
+    return HPE_OK;
+}
+
 static int
 on_chunk_header(llhttp_t *parser)
 {
@@ -378,6 +416,10 @@ static const llhttp_settings_t settings = {
     .on_header_value = on_header_value,
     .on_header_value_complete = on_header_value_complete,
     .on_headers_complete = on_headers_complete,
+    .on_chunk_extension_name = on_extension_name,
+    .on_chunk_extension_name_complete = on_extension_part_complete,
+    .on_chunk_extension_value = on_extension_value,
+    .on_chunk_extension_value_complete = on_extension_part_complete,
     .on_chunk_header = on_chunk_header,
     .on_body = on_body,
     .on_message_complete = on_message_complete,
@@ -408,6 +450,7 @@ begin_message(fb_http *http)
     http->n_protocol = 0;
     http->n_hosts = 0;
     http->is_field_kept = false;
+    http->has_extension = false;
     http->has_target = false;
     http->is_chunked = false;
     http->has_other_coding = false;

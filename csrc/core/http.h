@@ -45,12 +45,14 @@ typedef struct fb_http {
     bool has_target;    /* the request-target is complete */
     bool is_chunked;
     bool has_other_coding; /* a Transfer-Encoding that is not just "chunked" */
-    bool expects_continue; /* a field said so */
-    bool wants_continue;   /* the client waits for 100 before it sends the body */
-    uint32_t n_hosts;      /* Host fields */
-    fb_span host;          /* the value of the last of them */
-    int status;            /* of the rejection: 400, 408, 413, ... or 0 */
-    const char *reason;    /* of the rejection, a static sentence for the log */
+    bool has_extension; /* the name or value in hand of a chunk extension has bytes */
+    bool is_extension_quoted; /* the value is a quoted string */
+    bool expects_continue;    /* a field said so */
+    bool wants_continue;      /* the client waits for 100 before it sends the body */
+    uint32_t n_hosts;         /* Host fields */
+    fb_span host;             /* the value of the last of them */
+    int status;               /* of the rejection: 400, 408, 413, ... or 0 */
+    const char *reason;       /* of the rejection, a static sentence for the log */
 } fb_http;
 
 /* Keeps limits until the end of http. */
