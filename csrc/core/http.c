@@ -109,6 +109,24 @@ field_in_hand(fb_http *http)
     return &http->req.headers[http->req.n_headers];
 }
 
+static bool
+span_is(const char *message, fb_span span, const char *lower, size_t len)
+{
+    if (span.len != len) {
+        return false;
+    }
+    for (size_t i = 0; i < len; i++) {
+        char c = message[span.off + i];
+        if (c >= 'A' && c <= 'Z') {
+            c = (char)(c + ('a' - 'A'));
+        }
+        if (c != lower[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int
 on_header_field(llhttp_t *parser, const char *at, size_t len)
 {
@@ -137,6 +155,12 @@ on_header_field_complete(llhttp_t *parser)
         return HPE_USER;
     }
     http->n_fields++;
+    const fb_header *field = field_in_hand(http);
+    if (span_is(message_of(http), field->name, "proxy-connection", 16)) {
+        /* No standard knows it, but llhttp reads it as Connection: make it a field
+         * like any other. */
+        parser->header_state = 0;
+    }
     return HPE_OK;
 }
 
@@ -167,24 +191,6 @@ strip_value(const char *message, fb_span *value)
     while (value->len > 0 && is_blank(message[value->off + value->len - 1])) {
         value->len--;
     }
-}
-
-static bool
-span_is(const char *message, fb_span span, const char *lower, size_t len)
-{
-    if (span.len != len) {
-        return false;
-    }
-    for (size_t i = 0; i < len; i++) {
-        char c = message[span.off + i];
-        if (c >= 'A' && c <= 'Z') {
-            c = (char)(c + ('a' - 'A'));
-        }
-        if (c != lower[i]) {
-            return false;
-        }
-    }
-    return true;
 }
 
 /* Expect, RFC 9110 10.1.1: a 1.0 client cannot mean it; of others we know one value. */
