@@ -290,3 +290,68 @@ def test_refused_head_request_gets_no_body(
     assert first.body == b"seen"
     assert second.status == status
     assert int(second.headers["Content-Length"]) > 0
+
+
+HUNDRED = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def post(*fields: str, version: str = "1.1") -> bytes:
+    """The head of a request with a body, whatever the ``fields`` say of it."""
+    return helpers.get("/post", *fields, version=version).replace(b"GET", b"POST", 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "body"),
+    [
+        (["Expect: 100-continue", "Content-Length: 4"], b"body"),
+        (["Content-Length: 4", "expect: 100-CONTINUE"], b"body"),
+        (["Expect: 100-continue", "Expect: 100-continue", "Content-Length: 1"], b"b"),
+        (["Expect: 100-continue, 100-continue", "Content-Length: 1"], b"b"),
+        (["Expect: 100-continue", "Transfer-Encoding: chunked"], b"0\r\n\r\n"),
+    ],
+)
+@pytest.mark.parametrize("before", [0, 2])
+def test_100_is_sent_once_and_behind_the_replies_before_it(
+    server: fastbatch.Server, before: int, fields: list[str], body: bytes
+) -> None:
+    with Connection(server) as connection:
+        connection.send(helpers.get() * before + post(*fields))
+        received = b""
+        while not received.endswith(HUNDRED):
+            received += connection.socket.recv(1000)
+        connection.send(body + helpers.get("/", "Connection: close"))
+        received += connection.rest()
+    assert received.count(HUNDRED) == 1
+    replies = helpers.parse_replies(received)
+    assert [reply.body for reply in replies] == [b"seen"] * (before + 2)
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "first", "rest"),
+    [
+        ("1.1", ["Expect: 100-continue"], b"", b""),
+        ("1.1", ["Expect: 100-continue", "Content-Length: 0"], b"", b""),
+        ("1.1", ["Expect: 100-continue", "Content-Length: 4"], b"body", b""),
+        ("1.1", ["Expect: 100-continue", "Content-Length: 4"], b"b", b"ody"),
+        (
+            "1.1",
+            ["Expect: 100-continue", "Transfer-Encoding: chunked"],
+            b"4\r\nb",
+            b"ody\r\n0\r\n\r\n",
+        ),
+        ("1.0", ["Expect: 100-continue", "Content-Length: 4"], b"", b"body"),
+        ("1.0", ["Expect: teapot", "Content-Length: 4"], b"", b"body"),
+        ("1.1", ["Content-Length: 4"], b"", b"body"),
+    ],
+)
+def test_100_is_not_sent_to_who_does_not_wait_for_it(
+    server: fastbatch.Server, version: str, fields: list[str], first: bytes, rest: bytes
+) -> None:
+    head = post("Connection: close", *fields, version=version)
+    with Connection(server) as connection:
+        connection.send(head + first)
+        if rest:
+            # Served by the same loop, and so behind the read of the first part.
+            assert helpers.get_url(server).status == 200
+            connection.send(rest)
+        assert connection.rest().startswith(b"HTTP/1.1 200 ")

@@ -193,6 +193,21 @@ strip_value(const char *message, fb_span *value)
     }
 }
 
+/* Take the first element off a list, RFC 9110 5.6.1. Returns it, maybe empty. */
+static fb_span
+pop_element(const char *message, fb_span *list)
+{
+    const char *begin = message + list->off;
+    const char *comma = memchr(begin, ',', list->len);
+    uint32_t len = comma != NULL ? (uint32_t)(comma - begin) : list->len;
+    uint32_t used = comma != NULL ? len + 1 : len;
+    fb_span element = {list->off, len};
+    list->off += used;
+    list->len -= used;
+    strip_value(message, &element);
+    return element;
+}
+
 /* Expect, RFC 9110 10.1.1: a 1.0 client cannot mean it; of others we know one value. */
 static bool
 take_expect(fb_http *http, fb_span value)
@@ -200,8 +215,15 @@ take_expect(fb_http *http, fb_span value)
     if (http->parser.http_minor == 0) {
         return true;
     }
-    http->expects_continue = span_is(message_of(http), value, "100-continue", 12);
-    return http->expects_continue || reject(http, 417, "an unknown expectation");
+    while (value.len > 0) {
+        fb_span element = pop_element(message_of(http), &value);
+        bool is_known = span_is(message_of(http), element, "100-continue", 12);
+        if (!is_known && element.len > 0) {
+            return reject(http, 417, "an unknown expectation");
+        }
+        http->expects_continue = http->expects_continue || is_known;
+    }
+    return http->expects_continue || reject(http, 417, "an empty expectation");
 }
 
 static bool
