@@ -476,6 +476,7 @@ begin_message(fb_http *http)
     http->framing_len = 0;
     http->n_fields = 0;
     http->n_protocol = 0;
+    http->n_empty_lines = 0;
     http->n_hosts = 0;
     http->is_field_kept = false;
     http->has_extension = false;
@@ -627,6 +628,9 @@ skip_empty_lines(fb_http *http, const fb_buf *in)
         }
         if (is_after_cr) {
             http->req.start = http->parsed + 1;
+            if (++http->n_empty_lines > FB_EMPTY_LINES) {
+                return reject(http, 400, "too many empty lines");
+            }
         } else if (c != '\r') {
             break;
         }

@@ -35,14 +35,15 @@ typedef struct fb_http {
     fb_request req;          /* being made, or just completed */
     const fb_limits *limits; /* kept */
     fb_phase phase;
-    char *input;        /* first byte of the input buffer; during a feed alone */
-    size_t parsed;      /* bytes of the input buffer that llhttp has seen */
-    size_t data_end;    /* offset behind the body data of the last run, 0: none */
-    size_t framing_len; /* bytes since the head began, or since the last body data */
-    uint8_t n_protocol; /* bytes of "HTTP" seen */
-    uint16_t n_fields;  /* of the head, dropped ones included */
-    bool is_field_kept; /* the field in hand goes into req */
-    bool has_target;    /* the request-target is complete */
+    char *input;           /* first byte of the input buffer; during a feed alone */
+    size_t parsed;         /* bytes of the input buffer that llhttp has seen */
+    size_t data_end;       /* offset behind the body data of the last run, 0: none */
+    size_t framing_len;    /* bytes since the head began, or since the last body data */
+    uint8_t n_empty_lines; /* before the request line */
+    uint8_t n_protocol;    /* bytes of "HTTP" seen */
+    uint16_t n_fields;     /* of the head, dropped ones included */
+    bool is_field_kept;    /* the field in hand goes into req */
+    bool has_target;       /* the request-target is complete */
     bool is_chunked;
     bool has_other_coding; /* a Transfer-Encoding that is not just "chunked" */
     bool has_extension; /* the name or value in hand of a chunk extension has bytes */
