@@ -220,6 +220,7 @@ class Stream:
 
     def __init__(self, items: list[Any], end: Exception | None = None) -> None:
         self._items = iter(items)
+        self.n_bytes = sum(len(raw(item) or b"") for item in items)
         self._end = end
         self.given = bytearray()
         self.n_given = 0
@@ -319,7 +320,7 @@ class Body:
         return f"Body({show(self.value)}, {given!r})"
 
 
-def _text_body(text: str) -> Body:
+def text_body(text: str) -> Body:
     try:
         return Body(text, str.encode(text))
     except UnicodeEncodeError:
@@ -349,6 +350,7 @@ def _list_body(items: list[Any], kind: Callable[[Any], Any]) -> Body:
             break
         stream.n_given += 1
         stream.given += data
+        stream.n_bytes += len(data)
     return Body(kind(items), None, stream)
 
 
@@ -361,9 +363,9 @@ streamed: st.SearchStrategy[Body] = either(
 bodies: st.SearchStrategy[Body] = either(
     streamed,
     streamed,
-    texts.map(_text_body),
-    texts.map(HostileStr).map(_text_body),
-    st.just("text").map(_text_body),
+    texts.map(text_body),
+    texts.map(HostileStr).map(text_body),
+    st.just("text").map(text_body),
     buffers.map(lambda value: Body(value, raw(value))),
     st.none().map(lambda value: Body(value, b"")),
     either(numbers, hostile_objects, st.just({}), st.just({"a": 1})).map(Body),
@@ -415,10 +417,15 @@ plain_fields: st.SearchStrategy[Any] = st.tuples(
     st.sampled_from(["plain", "", "é", "two words", "\t"]),
 )
 
+_good_names = st.sampled_from(["X-A", "x-b", "Set-Cookie", "Content-Type", b"X-C"])
+
 pairs: st.SearchStrategy[Any] = either(
     plain_fields,
     plain_fields,
     plain_fields,
+    plain_fields,
+    st.tuples(_good_names, values),
+    st.tuples(names, st.sampled_from(["plain", "close", "4"])),
     st.tuples(names, values),
 )
 
