@@ -20,12 +20,28 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Those that core and its feeder look at. */
 static const fb_limits limits[] = {
-    {FB_BATCH_SLOTS, FB_MAX_TARGET, FB_MAX_HEADERS, FB_MAX_HEAD, FB_MAX_BODY, 0, 0, 0,
-     0, 0, 0, 0, 0},
-    {FB_BATCH_SLOTS, 40, 4, 200, 20, 0, 0, 0, 0, 0, 0, 0, 0},
-    {FB_BATCH_SLOTS, 8, 2, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0},
-    {FB_BATCH_SLOTS, 1200, FB_HEADERS_BOUND, 4000, 5000, 0, 0, 0, 0, 0, 0, 0, 0},
+    {.batch_size = FB_BATCH_SLOTS,
+     .max_target = FB_MAX_TARGET,
+     .max_headers = FB_MAX_HEADERS,
+     .max_head = FB_MAX_HEAD,
+     .max_body = FB_MAX_BODY},
+    {.batch_size = FB_BATCH_SLOTS,
+     .max_target = 40,
+     .max_headers = 4,
+     .max_head = 200,
+     .max_body = 20},
+    {.batch_size = FB_BATCH_SLOTS,
+     .max_target = 8,
+     .max_headers = 2,
+     .max_head = 60,
+     .max_body = 0},
+    {.batch_size = FB_BATCH_SLOTS,
+     .max_target = 1200,
+     .max_headers = FB_HEADERS_BOUND,
+     .max_head = 4000,
+     .max_body = 5000},
 };
 #define N_LIMITS (sizeof(limits) / sizeof(limits[0]))
 
