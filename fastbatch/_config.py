@@ -231,7 +231,7 @@ class LogDestination(Rule):
             raise Refusal(self.allowed, TypeError)
         if "\0" in path:
             raise Refusal("there is a null character in it")
-        return path
+        return str(path)
 
     def format(self, value: AccessLog) -> str:
         return str(value) or "''"
