@@ -29,8 +29,8 @@
 #define FB_MAX_HEAD (64 * 1024)
 #define FB_HEAD_BOUND (1024 * 1024)
 
-/* Empty lines before a request line: old clients send one, behind a body. Each counts as
- * a sign of life, so there is an end to them. Then: 400. */
+/* Empty lines before a request line: old clients send one, behind a body. Each counts
+ * as a sign of life, so there is an end to them. Then: 400. */
 #define FB_EMPTY_LINES 16
 
 /* Bytes; no registered method is longer. Then: 501. */
