@@ -7,8 +7,9 @@ in a process of its own, are visited by CLIENTS clients at a time. Each visit is
 function below, of some kind, and sees that every reply is the right one. At the end of
 each round all clients leave; then it is seen that the servers rest, that no connection
 and no descriptor is left, and, over the rounds, that their memory does not grow with
-what they have answered. What was counted on both sides has to agree. In the end a
-signal stops them in good order.
+what they have answered. What was counted on both sides has to agree, and the access
+logs, which are rotated, have a line of each reply. In the end a signal stops the
+servers in good order.
 
 It prints a summary, and what went wrong with the seed that it happened with. Its status
 is 0 if nothing did. Memory is only reported for builds whose allocators keep it: those
@@ -289,9 +290,10 @@ class Peer:
 class Side:
     """One of the servers: its process, and what was seen of it."""
 
-    def __init__(self, interface: str, program: helpers.Program) -> None:
+    def __init__(self, interface: str, program: helpers.Program, log: Path) -> None:
         self.interface = interface
         self.program = program
+        self._log = log
         self.address = program.address()
         self.tally: collections.Counter[str] = collections.Counter()
         self.samples: list[dict[str, Any]] = []  # at rest, one of each round
@@ -370,6 +372,31 @@ class Side:
             ensure(
                 low <= count and not is_more, f"{name} is {count}, not {low} to {high}"
             )
+
+    async def rotate(self) -> None:
+        """Move the access log away, and count what is in it."""
+        old = self._log.with_suffix(".old")
+        self._log.rename(old)
+        self.program.signal(signal.SIGUSR1)
+        end = time.monotonic() + helpers.TIMEOUT
+        while not self._log.exists():
+            ensure(time.monotonic() < end, "the access log is not opened anew")
+            await asyncio.sleep(0.05)
+        self.count_lines(old)
+
+    def count_lines(self, log: Path | None = None) -> None:
+        """Count the replies that an access log has, each of them in a line of JSON."""
+        with (log or self._log).open() as lines:
+            for line in lines:
+                self.tally["lines"] += 1
+                ensure("status" in json.loads(line), f"{line!r} in the access log")
+
+    def log_agrees(self) -> None:
+        """See that each reply has its line: when all of the log was counted."""
+        low = self.tally["answered"] + self.tally["rejected"]
+        high = low + self.tally["sent and left"]
+        n = self.tally["lines"]
+        ensure(low <= n <= high, f"{n} lines in the access log, not {low} to {high}")
 
     def growth(self) -> tuple[float, int]:
         """Bytes that memory has grown by after warming up, and requests meanwhile."""
@@ -726,6 +753,7 @@ class Soak:
         )
         if not self.errors:  # a visit that went wrong has not counted all
             side.counts_agree()
+        await side.rotate()
 
     async def stop(self) -> None:
         """Signal the servers while there are clients, one of which is owed a reply."""
@@ -752,6 +780,9 @@ class Soak:
             ensure(status == 0, f"status {status} after SIGTERM")
             took = time.monotonic() - began
             ensure(took < soaked.GRACEFUL + 1, f"{took:.1f} s to end")
+            side.tally["answered"] += 1
+            side.count_lines()
+            side.log_agrees()
 
     def judge(self) -> None:
         """What is seen of all of it together."""
@@ -820,10 +851,11 @@ async def soak(seconds: float, seed: int, only: str | None, leak: int) -> int:
         # Of the variables of Python they are given that of sanitized builds alone.
         env = {n: os.environ[n] for n in ("PYTHONMALLOC",) if n in os.environ}
         for interface in ("request", "wsgi"):
-            command = [sys.executable, soaked.__file__, interface, f"--leak={leak}"]
-            program = helpers.Program(command, Path(folder), env)
+            log = Path(folder, interface + ".log")
+            command = [sys.executable, soaked.__file__, interface, str(log)]
+            program = helpers.Program([*command, f"--leak={leak}"], Path(folder), env)
             stack.callback(program.kill)
-            sides.append(Side(interface, program))
+            sides.append(Side(interface, program, log))
         it = Soak(seed, only, sides)
         await it.run(seconds)
         await it.stop()

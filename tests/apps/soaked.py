@@ -1,6 +1,6 @@
 """What the soak drives: a server whose replies are known from their paths.
 
-    python tests/apps/soaked.py request|wsgi [--leak BYTES]
+    python tests/apps/soaked.py request|wsgi LOG [--leak BYTES]
 
 serves these, as a handler of requests or as a WSGI application, until it is stopped:
 
@@ -175,6 +175,7 @@ class Site:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve what the soak asks for.")
     parser.add_argument("interface", choices=["request", "wsgi"])
+    parser.add_argument("log", help="the file of the access log")
     parser.add_argument("--leak", type=int, default=0, help="bytes of each request")
     arguments = parser.parse_args()
     to_stderr = logging.StreamHandler()
@@ -184,7 +185,11 @@ def main() -> None:
         site = Site(folder, arguments.leak)
         handler = site if arguments.interface == "wsgi" else site.handle
         site.server = fastbatch.Server(
-            handler, interface=arguments.interface, **OPTIONS
+            handler,
+            interface=arguments.interface,
+            access_log=arguments.log,
+            access_log_format="json",
+            **OPTIONS,
         )
         serve(site.server)
 
