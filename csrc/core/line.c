@@ -153,29 +153,31 @@ cut(fb_span span)
 }
 
 /* The first of a name counts. */
-static texts
-find_texts(const fb_line *line)
+static void
+find_texts(texts *found, const fb_line *line)
 {
-    texts found = {0};
+    *found = (texts){0};
     if (line->method == NULL) {
-        return found;
+        return;
     }
     const fb_request *req = line->req;
-    found.target = cut(req->target);
+    found->target = cut(req->target);
     for (size_t i = 0; i < req->n_headers; i++) {
         const fb_header *field = &req->headers[i];
+        if (field->name.len != 10 && field->name.len != 7) {
+            continue;
+        }
         const char *name = line->data + field->name.off;
-        if (field->name.len == 10 && !found.has_agent &&
+        if (field->name.len == 10 && !found->has_agent &&
             strncasecmp(name, "user-agent", 10) == 0) {
-            found.has_agent = true;
-            found.agent = cut(field->value);
-        } else if (field->name.len == 7 && !found.has_referer &&
+            found->has_agent = true;
+            found->agent = cut(field->value);
+        } else if (field->name.len == 7 && !found->has_referer &&
                    strncasecmp(name, "referer", 7) == 0) {
-            found.has_referer = true;
-            found.referer = cut(field->value);
+            found->has_referer = true;
+            found->referer = cut(field->value);
         }
     }
-    return found;
 }
 
 static size_t
@@ -356,7 +358,8 @@ bool
 fb_line_append(fb_buf *out, const fb_line_form *form, const fb_line *line,
                const fb_outcome *outcome)
 {
-    texts found = find_texts(line);
+    texts found;
+    find_texts(&found, line);
     if (!fb_buf_reserve(out, room_for(line, &found))) {
         return false;
     }
@@ -371,7 +374,8 @@ bool
 fb_line_begin(fb_buf *held, const fb_line_form *form, const fb_line *line,
               size_t *n_before)
 {
-    texts found = find_texts(line);
+    texts found;
+    find_texts(&found, line);
     if (!fb_buf_reserve(held, room_for(line, &found))) {
         return false;
     }

@@ -19,41 +19,36 @@
 
 /* ---- addresses ------------------------------------------------------------------- */
 
+/* Returns how long the text is: 0, when there is no address. */
 static size_t
-put_v4(char *text, const uint8_t bytes[4])
+put_address(char text[FB_ADDRESS_TEXT_BYTES], const fb_address *address)
 {
-    char *at = text;
+    if (address->family != FB_FAMILY_V4) {
+        fb_address_write(address, text);
+        return strlen(text);
+    }
+    char *at = text; /* in most cases: worth its own, shorter way */
     for (size_t i = 0; i < 4; i++) {
-        at = fb_pen_number(at, bytes[i]);
+        at = fb_pen_number(at, address->bytes[i]);
         *at++ = '.';
     }
     return (size_t)(at - text) - 1;
 }
 
-/* They take long to write, and often all come from one proxy. */
-static const char *
-v6_text(fb_access *access, const fb_address *client)
-{
-    if (memcmp(access->v6, client->bytes, sizeof(access->v6)) != 0 ||
-        access->v6_text[0] == '\0') {
-        memcpy(access->v6, client->bytes, sizeof(access->v6));
-        fb_address_write(client, access->v6_text);
-    }
-    return access->v6_text;
-}
-
-/* Say who asks: the one place where lines get their client from. room is for its text;
- * line is valid until the next call, and as long as room. */
+/* Say who asks: the one place where lines get their client from. The text of the last
+ * one is kept, for many requests may come from one client or one proxy. line is valid
+ * until the next call. */
 static void
-set_client(fb_access *access, fb_line *line, const fb_address *client, char *room)
+set_client(fb_access *access, fb_line *line, const fb_address *client)
 {
-    if (client->family == FB_FAMILY_V4) {
-        line->client = room;
-        line->client_len = put_v4(room, client->bytes);
-    } else if (client->family == FB_FAMILY_V6) {
-        line->client = v6_text(access, client);
-        line->client_len = strlen(line->client);
+    fb_address *last = &access->client;
+    if (client->family != last->family ||
+        memcmp(client->bytes, last->bytes, sizeof(last->bytes)) != 0) {
+        *last = *client;
+        access->client_len = put_address(access->client_text, client);
     }
+    line->client = access->client_text;
+    line->client_len = access->client_len;
 }
 
 /* ---- keeping lines --------------------------------------------------------------- */
@@ -100,7 +95,7 @@ keep_line(fb_access *access, bool ok)
 /* ---- slots ----------------------------------------------------------------------- */
 
 static fb_line
-line_of(fb_access *access, const fb_slot *slot, char *room)
+line_of(fb_access *access, const fb_slot *slot)
 {
     fb_line line = {
         .method = llhttp_method_name((llhttp_method_t)slot->req.method),
@@ -109,7 +104,7 @@ line_of(fb_access *access, const fb_slot *slot, char *room)
         .req = &slot->req,
         .data = slot->data,
     };
-    set_client(access, &line, &slot->client, room);
+    set_client(access, &line, &slot->client);
     return line;
 }
 
@@ -125,8 +120,7 @@ read_at(const fb_access *access, const fb_slot *slot)
 static void
 log_slot(fb_access *access, const fb_slot *slot)
 {
-    char room[FB_ADDRESS_TEXT_BYTES];
-    fb_line line = line_of(access, slot, room);
+    fb_line line = line_of(access, slot);
     fb_outcome outcome = {.status = slot->status, .n_body = slot->n_body};
     if (access->is_timed) {
         outcome.duration_ns = slot->answered_at - read_at(access, slot);
@@ -154,8 +148,7 @@ fb_access_hold(fb_access *access, fb_slot *slot)
     }
     slot->is_held = true;
     fb_held *held = fb_heap_take(access->heap, sizeof(*held));
-    char room[FB_ADDRESS_TEXT_BYTES];
-    fb_line line = line_of(access, slot, room);
+    fb_line line = line_of(access, slot);
     if (held != NULL) {
         held->access = access;
         held->began = read_at(access, slot);
@@ -198,7 +191,6 @@ fb_access_log_own(fb_access *access, const fb_conn *conn, int status)
         return;
     }
     const fb_http *http = &conn->exchange->http;
-    char room[FB_ADDRESS_TEXT_BYTES];
     fb_line line = {0};
     if (http->has_target) {
         /* The head may not be complete: what it says is with the parser so far. */
@@ -208,7 +200,7 @@ fb_access_log_own(fb_access *access, const fb_conn *conn, int status)
         line.req = &http->req;
         line.data = conn->exchange->in.data + http->req.start;
     }
-    set_client(access, &line, fb_conn_peer(conn), room);
+    set_client(access, &line, fb_conn_peer(conn));
     fb_outcome outcome = {
         .status = status,
         .n_body = http->req.is_head ? 0 : fb_reply_plain_len(status),

@@ -34,9 +34,10 @@ typedef struct fb_access {
     fb_buf lines;      /* formed, and not handed on */
     fb_heap *heap;     /* kept */
     fb_log_file file;
-    fb_count n_dropped;                  /* lines that were not kept */
-    uint8_t v6[16];                      /* the last such address, */
-    char v6_text[FB_ADDRESS_TEXT_BYTES]; /* and its text */
+    fb_count n_dropped; /* lines that were not kept */
+    fb_address client;  /* the last one, */
+    size_t client_len;  /* and its text */
+    char client_text[FB_ADDRESS_TEXT_BYTES];
 } fb_access;
 
 /* A line that waits for its reply to be over. */
