@@ -4,6 +4,10 @@
  */
 #include "core/target.h"
 
+#include <arpa/inet.h>
+
+#define PORT_MOST 65535 /* of TCP */
+
 static bool
 is_alpha(char c)
 {
@@ -22,19 +26,20 @@ is_hex(char c)
     return is_digit(c) || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
 }
 
-/* unreserved, sub-delims and "%": what a reg-name is made of, RFC 3986 3.2.2. */
+/* unreserved and sub-delims, RFC 3986 2.3 and 2.2. */
 static bool
-is_reg_name_char(char c)
+is_name_char(char c)
 {
     return is_alpha(c) || is_digit(c) || c == '.' || c == '-' ||
-           (c != '\0' && strchr("_~!$&'()*+,;=%", c) != NULL);
+           (c != '\0' && strchr("_~!$&'()*+,;=", c) != NULL);
 }
 
+/* A reg-name, RFC 3986 3.2.2; returns its length. */
 static size_t
 skip_reg_name(const char *bytes, size_t len)
 {
     size_t i = 0;
-    while (i < len && is_reg_name_char(bytes[i])) {
+    while (i < len && (is_name_char(bytes[i]) || bytes[i] == '%')) {
         if (bytes[i] == '%' &&
             (len - i < 3 || !is_hex(bytes[i + 1]) || !is_hex(bytes[i + 2]))) {
             break;
@@ -44,17 +49,67 @@ skip_reg_name(const char *bytes, size_t len)
     return i;
 }
 
-/* "[" IPv6 or a later version "]"; returns 0 when it is not closed or holds other
- * bytes. */
+/* "v" 1*HEXDIG "." 1*( unreserved / sub-delims / ":" ), RFC 3986 3.2.2. */
+static bool
+is_ip_future(const char *bytes, size_t len)
+{
+    size_t i = 1;
+    while (i < len && is_hex(bytes[i])) {
+        i++;
+    }
+    if ((bytes[0] | 0x20) != 'v' || i == 1 || len - i < 2 || bytes[i] != '.') {
+        return false;
+    }
+    for (i++; i < len; i++) {
+        if (!is_name_char(bytes[i]) && bytes[i] != ':') {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* An address without a zone, which has a meaning on the client's machine alone. */
+static bool
+is_ipv6(const char *bytes, size_t len)
+{
+    char text[INET6_ADDRSTRLEN];
+    struct in6_addr address;
+    if (len >= sizeof(text) || memchr(bytes, '\0', len) != NULL) {
+        return false;
+    }
+    memcpy(text, bytes, len);
+    text[len] = '\0';
+    return inet_pton(AF_INET6, text, &address) == 1;
+}
+
+/* "[" address "]"; returns its length, or 0 when it is not closed or no address. */
 static size_t
 skip_ip_literal(const char *bytes, size_t len)
 {
-    size_t i = 1;
-    while (i < len && (is_hex(bytes[i]) || bytes[i] == ':' || bytes[i] == '.' ||
-                       bytes[i] == 'v')) {
-        i++;
+    const char *end = memchr(bytes, ']', len);
+    size_t inner = end != NULL ? (size_t)(end - bytes) - 1 : 0;
+    if (inner == 0 || (!is_ipv6(bytes + 1, inner) && !is_ip_future(bytes + 1, inner))) {
+        return 0;
     }
-    return i > 1 && i < len && bytes[i] == ']' ? i + 1 : 0;
+    return inner + 2;
+}
+
+/* Digits, maybe none; a number that no port has would be an exception in the handler
+ * that looks at it. */
+static bool
+is_port(const char *bytes, size_t len)
+{
+    uint32_t port = 0;
+    for (size_t i = 0; i < len; i++) {
+        if (!is_digit(bytes[i])) {
+            return false;
+        }
+        port = port * 10 + (uint32_t)(bytes[i] - '0');
+        if (port > PORT_MOST) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool
@@ -68,13 +123,7 @@ fb_host_is_valid(const char *bytes, size_t len)
     if (i == 0) {
         return false; /* a port without a host, RFC 9110 4.2.1, or no host at all */
     }
-    if (i < len && bytes[i] == ':') {
-        i++;
-        while (i < len && is_digit(bytes[i])) {
-            i++;
-        }
-    }
-    return i == len;
+    return i == len || (bytes[i] == ':' && is_port(bytes + i + 1, len - i - 1));
 }
 
 /* Cut at the first "?"; returns false at a byte that no target may hold. Only what is
