@@ -299,6 +299,9 @@ check_target(fb_http *http)
     if (form == FB_TARGET_BAD) {
         return reject(http, 400, "a malformed request-target");
     }
+    if (form == FB_TARGET_FOREIGN) {
+        return reject(http, 421, "the scheme of the target is not HTTP's");
+    }
     if (form == FB_TARGET_ABSOLUTE) {
         override_host(http, authority);
     }

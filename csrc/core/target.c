@@ -161,6 +161,22 @@ skip_scheme(const char *bytes, uint32_t len)
     return i;
 }
 
+/* What we serve are http URIs, and https ones for a gateway that has ended TLS. */
+static bool
+is_http_scheme(const char *scheme, uint32_t len)
+{
+    static const char https[] = "https";
+    if (len != 4 && len != 5) {
+        return false;
+    }
+    for (uint32_t i = 0; i < len; i++) {
+        if ((scheme[i] | 0x20) != https[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* scheme "://" authority path-abempty [ "?" query ]; no user information, which RFC
  * 9110 4.2.4 has us treat as an error. */
 static fb_target_form
@@ -190,7 +206,7 @@ parse_absolute(const char *message, fb_request *req, fb_span *authority)
          * */
         req->path = (fb_span){authority->off - 1, 1};
     }
-    return FB_TARGET_ABSOLUTE;
+    return is_http_scheme(bytes, i) ? FB_TARGET_ABSOLUTE : FB_TARGET_FOREIGN;
 }
 
 fb_target_form

@@ -11,6 +11,7 @@ typedef enum fb_target_form {
     FB_TARGET_BAD,      /* none of the forms: 400 */
     FB_TARGET_ORIGIN,   /* "/path?query" */
     FB_TARGET_ABSOLUTE, /* "http://host/path?query" */
+    FB_TARGET_FOREIGN,  /* the same of a scheme that is not HTTP's: 421 */
     FB_TARGET_ASTERISK, /* "*", with OPTIONS alone */
 } fb_target_form;
 
