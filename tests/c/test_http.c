@@ -669,6 +669,64 @@ test_closing_up_a_body_leaves_the_request_before_alone(void)
     fb_buf_fini(&in);
 }
 
+/* What one of llhttp's flags lets through. */
+typedef struct leniency {
+    llhttp_lenient_flags_t flag;
+    const char *bytes;
+} leniency;
+
+#define HEAD_BEGIN "POST / HTTP/1.1\r\nHost: a\r\n"
+#define CHUNKED HEAD_BEGIN "Transfer-Encoding: chunked\r\n\r\n"
+
+static const leniency leniencies[] = {
+    {LENIENT_HEADERS, HEAD_BEGIN "A: b\x01\r\n\r\n"},
+    {LENIENT_CHUNKED_LENGTH, HEAD_BEGIN "Content-Length: 1\r\n"
+                                        "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
+    {LENIENT_KEEP_ALIVE, HEAD_BEGIN "Connection: close\r\n\r\nGET /"},
+    {LENIENT_TRANSFER_ENCODING, HEAD_BEGIN "Transfer-Encoding: chunked, gzip\r\n\r\n"},
+    {LENIENT_VERSION, "GET / HTTP/9.9\r\nHost: a\r\n\r\n"},
+    {LENIENT_DATA_AFTER_CLOSE, HEAD_BEGIN "Connection: close\r\n\r\nGET /"},
+    {LENIENT_OPTIONAL_LF_AFTER_CR, "GET / HTTP/1.1\rHost: a\r\n\r\n"},
+    {LENIENT_OPTIONAL_CRLF_AFTER_CHUNK, CHUNKED "1\r\na0\r\n\r\n"},
+    {LENIENT_OPTIONAL_CR_BEFORE_LF, HEAD_BEGIN "A: b\nC: d\r\n\r\n"},
+    {LENIENT_SPACES_AFTER_CHUNK_SIZE, CHUNKED "1 \r\na\r\n0\r\n\r\n"},
+    {LENIENT_HEADER_VALUE_RELAXED, HEAD_BEGIN "A: b\x01\r\n\r\n"},
+};
+
+static llhttp_errno_t
+run_llhttp(const leniency *it, unsigned flags)
+{
+    static const llhttp_settings_t settings; /* no callbacks */
+    llhttp_t parser;
+    llhttp_init(&parser, HTTP_REQUEST, &settings);
+    parser.lenient_flags = (uint16_t)flags;
+    return llhttp_execute(&parser, it->bytes, strlen(it->bytes));
+}
+
+/* Each flag lets through what is refused here; and a flag that is not in the list, of an
+ * llhttp to come, is off as well. */
+static void
+test_every_lenient_flag_of_llhttp_is_off(void)
+{
+    unsigned known = 0;
+    for (size_t i = 0; i < sizeof(leniencies) / sizeof(leniencies[0]); i++) {
+        const leniency *it = &leniencies[i];
+        known |= it->flag;
+        CHECK(run_llhttp(it, it->flag) == HPE_OK);
+        CHECK(run_llhttp(it, 0) != HPE_OK);
+        feeder_reset(feeder);
+        CHECK_SIZE(feeder->http.parser.lenient_flags, 0);
+        feeder_give(feeder, it->bytes, strlen(it->bytes));
+        CHECK(feeder->is_over);
+        bool is_behind_close =
+            it->flag == LENIENT_KEEP_ALIVE || it->flag == LENIENT_DATA_AFTER_CLOSE;
+        CHECK_SIZE(feeder->n_requests, is_behind_close ? 1 : 0);
+        CHECK(is_behind_close || feeder->http.status >= 400);
+        CHECK_SIZE(feeder->http.parser.lenient_flags, 0);
+    }
+    CHECK_SIZE(known, 2 * LENIENT_HEADER_VALUE_RELAXED - 1);
+}
+
 static void
 test_a_rejection_has_a_reason(void)
 {
@@ -731,6 +789,7 @@ main(int argc, char **argv)
     RUN(test_compacting_in_a_body_keeps_the_message);
     RUN(test_chunk_framing_does_not_stay_in_the_input);
     RUN(test_closing_up_a_body_leaves_the_request_before_alone);
+    RUN(test_every_lenient_flag_of_llhttp_is_off);
     RUN(test_a_rejection_has_a_reason);
     RUN(test_feeding_takes_no_memory);
     feeder_free(feeder);
