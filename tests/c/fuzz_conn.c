@@ -59,6 +59,7 @@ typedef struct client {
     bool has_proxy;   /* its PROXY header was parsed */
     bool has_closed;  /* a reply to it said close */
     uint32_t n_slots; /* in the batch in hand */
+    size_t n_taken;   /* requests of it that were dispatched */
     size_t n_asked;   /* requests that steps made up */
     fb_buf kept;      /* to be sent */
     fb_buf sent;      /* all that was sent */
@@ -84,6 +85,8 @@ typedef struct world {
     size_t n_due;               /* replies */
     bool is_tcp;                /* for all that the server knows */
     bool is_behind_proxy;
+    bool logs; /* an access log is kept */
+    fb_line_format log_format;
     bool is_backward; /* later connections are answered first */
     bool is_over;     /* the loop has nothing to do any more */
     bool is_stopped;  /* somebody wanted it to */
@@ -289,6 +292,7 @@ receive(client *it, size_t most)
             break;
         }
         reader_feed(&it->reader, bytes, (size_t)n);
+        require(it->reader.n_continue <= it->n_taken + 1, "100 Continue, and again");
         check_own_reply(it);
         most -= (size_t)n;
     }
@@ -441,6 +445,7 @@ check_slot(client *it, const fb_slot *slot)
 {
     require(!it->has_last && !it->has_closed, "a request behind the last one");
     require(slot->turn == it->n_slots++, "slots out of turn");
+    it->n_taken++;
     require(next_request(it) == FB_FEED_REQUEST, "no such request");
     const fb_request *want = &it->http.req;
     const fb_request *got = &slot->req;
@@ -554,6 +559,26 @@ next_data(const client *it)
     return content + n % N_STARTS;
 }
 
+/* Returns where the reply to slot goes, or NULL, if there is a reason for that. */
+static fb_out *
+out_of(const client *it, const fb_slot *slot)
+{
+    fb_out *out = fb_conn_out(slot->owner);
+    require(out != NULL || it->has_closed || it->fd < 0 || is_spoiled(),
+            "it is owed a reply, but was closed");
+    return out;
+}
+
+/* Returns what a reply may say; while the server stops, the last one says close. */
+static bool
+keeps_alive(const client *it, const fb_slot *slot)
+{
+    bool keeps = fb_conn_keeps_alive(slot->owner, slot);
+    require(keeps || !slot->req.keep_alive || slot->turn + 1 == it->n_slots,
+            "close, but there are requests behind it");
+    return keeps;
+}
+
 static void
 answer(client *it, fb_slot *slot)
 {
@@ -566,20 +591,21 @@ answer(client *it, fb_slot *slot)
         .framing = FB_FRAMING_LENGTH,
         .length = len,
         .is_http10 = slot->req.minor == 0,
-        .keep_alive = fb_conn_keeps_alive(slot->owner, slot) && kind != ANSWER_CLOSE,
+        .keep_alive = keeps_alive(it, slot) && kind != ANSWER_CLOSE,
     };
     bool has_body = has_own_body(kind) && !slot->req.is_head;
     fb_body body = {0};
     if (has_body) {
         body = new_body(slot, kind, data, &head);
     }
-    fb_out *out = fb_conn_out(slot->owner);
+    fb_out *out = out_of(it, slot);
     if (out == NULL && has_body) {
         on_release(body.owner);
     } else if (out != NULL) {
         expect(it, slot, kind, data, &head);
         put_reply(out, &head, slot->req.is_head ? NULL : data, has_body ? &body : NULL);
     }
+    fb_slot_note(slot, head.status, head.length);
     fb_conn_answered(slot->owner, slot, head.keep_alive);
     it->has_closed = it->has_closed || !head.keep_alive;
 }
@@ -588,7 +614,7 @@ answer(client *it, fb_slot *slot)
 static void
 leave(client *it, const fb_slot *slot)
 {
-    if (fb_conn_out(slot->owner) == NULL) {
+    if (out_of(it, slot) == NULL) {
         return;
     }
     const reply_due due = {
@@ -698,10 +724,14 @@ on_wakeup(void *owner)
     return w.wakeup_goes_on;
 }
 
+/* What the log has is taken from it here, or else it would be full. */
 static void
 on_rest(void *owner)
 {
     (void)owner;
+    const fb_buf *lines = &w.server.access.lines;
+    require(lines->len == 0 || lines->data[lines->len - 1] == '\n', "half a line");
+    fb_buf_reset(&w.server.access.lines, 0);
 }
 
 static const fb_server_ops server_ops = {
@@ -762,6 +792,14 @@ pending(int fd, unsigned long which)
     return fd >= 0 && ioctl(fd, which, &n) == 0 ? n : 0;
 }
 
+/* Returns whether there is room for what a head needs that waits for memory. */
+static bool
+has_memory_for(const fb_conn *conn)
+{
+    size_t growth = fb_buf_growth(&conn->exchange->in, FB_INPUT_BYTES);
+    return w.server.exchanges.n_bytes + growth <= w.limits.max_input_memory;
+}
+
 /* The loop is at rest: the connection waits for its client. */
 static void
 check_conn(client *it)
@@ -779,9 +817,8 @@ check_conn(client *it)
     require(conn->is_reading == (!waits_to_write && !conn->is_starved),
             "it waits for bytes or not");
     require(conn->wait_node.prev != NULL, "it waits without a time-out");
-    require(!conn->is_starved ||
-                w.server.exchanges.n_bytes + FB_INPUT_BYTES > w.limits.max_input_memory,
-            "it waits for memory, but there is some");
+    require(!conn->is_starved || !has_memory_for(conn),
+            "it waits for memory that is there");
     if (conn->state != FB_CONN_OPEN) {
         return;
     }
@@ -1138,7 +1175,10 @@ choose_options(void)
     unsigned others = next_digit();
     kernel_slow_looks(look_ns[others & 3]);
     w.limits.max_keepalive_requests = (others & 4) != 0 ? 3 : FB_MAX_KEEPALIVE_REQUESTS;
-    w.limits.max_input_memory = (others & 8) != 0 ? 6000 : FB_MAX_INPUT_MEMORY;
+    w.limits.max_input_memory = (others & 8) != 0 ? 20000 : FB_MAX_INPUT_MEMORY;
+    unsigned log = next_digit();
+    w.logs = (log & 1) != 0;
+    w.log_format = (log & 2) != 0 ? FB_LINE_JSON : FB_LINE_COMBINED;
 }
 
 /* Returns a unix socket at an address of its own. */
@@ -1186,6 +1226,7 @@ open_server(void)
         .owner = &w,
         .trusted = w.is_behind_proxy ? "*" : NULL,
         .speaks_proxy = w.is_behind_proxy,
+        .access = {.is_on = w.logs, .format = w.log_format, .fd = -1},
     };
     require(fb_server_open(&w.server, &setup) == 0, "no server");
     w.server.listeners[0].is_tcp = w.is_tcp;
@@ -1262,6 +1303,7 @@ close_world(void)
 {
     fb_server_close(&w.server);
     require(w.server.heap.n_held == 0, "memory is left");
+    require(w.server.exchanges.n_bytes == 0, "reading buffers are left, by the count");
     require(w.n_released == w.n_bodies, "bodies are left, or were released twice");
     for (size_t i = 0; i < w.n_clients; i++) {
         close_client(&w.clients[i]);
