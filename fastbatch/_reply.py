@@ -47,7 +47,8 @@ class HTTPError(Exception):
     def __init__(
         self, status: int, message: str | None = None, headers: Fields = ()
     ) -> None:
-        if isinstance(status, bool) or not 400 <= status <= 599:
+        is_number = isinstance(status, int) and not isinstance(status, bool)
+        if not is_number or not 400 <= status <= 599:
             raise ValueError(
                 f"HTTPError status={status!r} is not allowed: "
                 "it must be an integer from 400 to 599"

@@ -175,8 +175,8 @@ def test_http_error_with_a_bad_header_is_a_500(
     assert "control character" in gates.wait_for_error(caplog).getMessage()
 
 
-@pytest.mark.parametrize("status", [0, 200, 399, 600, True, -404])
-def test_http_error_of_no_error_status_is_a_value_error(status: int) -> None:
+@pytest.mark.parametrize("status", [0, 200, 399, 600, True, -404, "404", 404.5, None])
+def test_http_error_of_no_error_status_is_a_value_error(status: Any) -> None:
     with pytest.raises(ValueError, match="400 to 599"):
         fastbatch.HTTPError(status)
 
