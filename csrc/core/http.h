@@ -73,6 +73,13 @@ void fb_http_compact(fb_http *http, fb_buf *in);
  * of in, was put elsewhere. Drop it from in and count it as spooled. */
 void fb_http_drop_body(fb_http *http, fb_buf *in);
 
+/* Returns whether empty lines have come since the last message: they are counted. */
+static inline bool
+fb_http_has_empty_lines(const fb_http *http)
+{
+    return http->phase == FB_PHASE_START && http->n_empty_lines > 0;
+}
+
 /* Returns how many bytes of a body of known length are still to come, or 0. */
 size_t fb_http_body_missing(const fb_http *http);
 

@@ -919,7 +919,7 @@ tidy(fb_conn *conn)
     fb_http_compact(&exchange->http, &exchange->in);
     if (has_unparsed(conn)) {
         fb_server_make_ready(conn->server, conn);
-    } else if (exchange->in.len == 0) {
+    } else if (exchange->in.len == 0 && !fb_http_has_empty_lines(&exchange->http)) {
         conn->exchange = NULL;
         fb_exchange_give(&conn->server->exchanges, exchange);
     }

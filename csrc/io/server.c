@@ -538,6 +538,7 @@ fb_server_conn_gone(fb_server *server, fb_conn *conn)
         close_own_handles(server);
     }
     resume_accepting(server);
+    feed_starved(server); /* the check phase is over */
 }
 
 /* ---- opening and closing --------------------------------------------------------- */

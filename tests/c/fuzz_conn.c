@@ -379,7 +379,7 @@ static const uint32_t sizes[16] = {0,     1,     2,      7,     16,   100,
                                    500,   1000,  4000,   4096,  9000, 20000,
                                    32768, 65536, 100000, 131072};
 
-/* ---- the dispatcher: what to do is in the path, "/" and two more ------------------ */
+/* ---- the dispatcher: what to do is in the path, "/" and two more ----------------- */
 
 typedef enum answer_kind {
     ANSWER_COPIED,
@@ -750,7 +750,7 @@ check_no_work(void)
             "the loop would wait, but there is work");
 }
 
-/* A poll gave nothing: had it not been told not to, the loop would have waited there. */
+/* A poll gave nothing: but for NOWAIT, the loop would have waited there. */
 static void
 on_quiet_poll(void)
 {

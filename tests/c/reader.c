@@ -111,7 +111,7 @@ read_head(reply_reader *reader)
     }
 }
 
-/* Take bytes into line up to its end. Returns how many; *is_whole: the end was there. */
+/* Take bytes into line up to its end. Returns how many; *is_whole: with its end. */
 static size_t
 take_line(reply_reader *reader, const char *bytes, size_t len, const char *end,
           bool *is_whole)
