@@ -192,8 +192,8 @@ def test_body_that_drips_below_the_least_rate_is_answered_408(
 def test_chunks_without_end_but_of_no_data_are_no_progress(serve: Serve) -> None:
     server = serve(hello, min_rate=1000, **options(body=SHORT))
     with Connection(server) as connection:
-        connection.send(CHUNKED + b"1")
-        drip(connection, itertools.repeat(b";", 30), SHORT / 8)
+        connection.send(CHUNKED + b"1;")
+        drip(connection, itertools.repeat(b"a", 30), SHORT / 8)
         assert_is_408(connection)
 
 
