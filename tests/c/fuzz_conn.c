@@ -792,10 +792,14 @@ pending(int fd, unsigned long which)
     return fd >= 0 && ioctl(fd, which, &n) == 0 ? n : 0;
 }
 
-/* Returns whether there is room for what a head needs that waits for memory. */
+/* Returns whether there is room for what a head needs that waits for memory, and is the
+ * next to have it. */
 static bool
 has_memory_for(const fb_conn *conn)
 {
+    if (fb_times_first(&w.server.waits[FB_WAIT_MEMORY]) != &conn->wait_node) {
+        return false;
+    }
     size_t growth = fb_buf_growth(&conn->exchange->in, FB_INPUT_BYTES);
     return w.server.exchanges.n_bytes + growth <= w.limits.max_input_memory;
 }
