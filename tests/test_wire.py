@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -355,3 +356,88 @@ def test_100_is_not_sent_to_who_does_not_wait_for_it(
             assert helpers.get_url(server).status == 200
             connection.send(rest)
         assert connection.rest().startswith(b"HTTP/1.1 200 ")
+
+
+def test_empty_lines_without_end_are_refused_also_one_by_one(
+    server: fastbatch.Server, seen: Seen
+) -> None:
+    with Connection(server) as connection:
+        for _ in range(2):
+            for _ in range(16):
+                connection.send(b"\r\n")
+                # Served by the same loop, and so behind the read of the line.
+                assert helpers.get_url(server).status == 200
+            seen.clear()
+            assert connection.ask("/asked").body == b"seen"
+            assert [request["path"] for request in seen] == ["/asked"]
+        for _ in range(17):
+            assert connection.received.count(b"400") == 0
+            connection.send(b"\r\n")
+            assert helpers.get_url(server).status == 200
+        assert connection.reply().status == 400
+        assert connection.is_closed()
+
+
+# ---- files that are not quite those ---------------------------------------------
+
+MUTATIONS = 2_000
+FRAGMENTS = [
+    *(b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b";", b"=", b'"', b",", b"_"),
+    *(b"\x0b", b"\x7f", b"\xff", b"[", b"]", b"%", b"0", b"f", b"0\r\n\r\n"),
+    *(b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"chunked, "),
+    *(b"Connection: close\r\n", b"Expect: 100-continue\r\n", b"Host: b\r\n"),
+    *(b"HTTP/1.0", b"HTTP/1.1", helpers.get("/inserted")),
+]
+
+
+def mutate(random: Random, data: bytes, other: bytes) -> bytes:
+    """``data`` with one to three small faults, or with the end of ``other``."""
+    for _ in range(random.choice((1, 1, 2, 3))):
+        at = random.randrange(len(data) + 1)
+        begin, end = data[:at], data[at:]
+        data = random.choice(
+            (
+                begin + random.randbytes(1) + end[1:],
+                begin + random.choice(FRAGMENTS) + end,
+                begin + end[random.randrange(1, 4) :],
+                begin + end[: random.randrange(1, 40)] + end,
+                begin + other[random.randrange(len(other) + 1) :],
+            )
+        )
+    return data
+
+
+def outcome(
+    server: fastbatch.Server, seen: Seen, pieces: list[bytes]
+) -> tuple[list[tuple[int, str | None]], Seen]:
+    """The statuses that ``pieces`` are answered with, and the requests handled."""
+    seen.clear()
+    with Connection(server) as connection:
+        with contextlib.suppress(OSError):
+            connection.send(pieces)
+            connection.end()
+        received = connection.rest().replace(HUNDRED, b"")
+        methods = [request["method"] for request in seen]
+        if received.endswith(b"\r\n\r\n"):
+            methods.append("HEAD")  # refused
+    replies = helpers.parse_replies(received, methods)
+    return [(reply.status, reply.headers["Connection"]) for reply in replies], [*seen]
+
+
+def test_mutations_mean_the_same_in_any_split(
+    server: fastbatch.Server, seen: Seen
+) -> None:
+    random = Random(9112)
+    files = [file.data for file in (*wire_files("accept"), *wire_files("reject"))]
+    files = [data for data in files if len(data) < 10_000]
+    for _ in range(MUTATIONS):
+        data = mutate(random, random.choice(files), random.choice(files))
+        one, two = sorted(random.randrange(len(data) + 1) for _ in range(2))
+        whole = outcome(server, seen, [data])
+        assert outcome(server, seen, [data[:one], data[one:two], data[two:]]) == whole
+        statuses = [status for status, _ in whole[0]]
+        assert statuses[: len(whole[1])] == [200] * len(whole[1])
+        # Only the last can be the server's own, and then it says close.
+        assert all(close == "close" for status, close in whole[0] if status != 200)
+        assert len(statuses) <= len(whole[1]) + 1
+    assert helpers.get_url(server).status == 200
