@@ -249,6 +249,8 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "Upgrade": (with_header("upgrade", "h2c"), "the server's to send"),
     "Trailer": (with_header("TRAILER", "X"), "the server's to send"),
     "Keep-Alive": (with_header("Keep-Alive", "timeout=5"), "the server's to send"),
+    "TE": (with_header("te", "trailers"), "the server's to send"),
+    "Proxy-Connection": (with_header("Proxy-Connection", "close"), "the server's"),
     "Connection: keep-alive": (with_header("Connection", "keep-alive"), "Connection"),
     "Connection: upgrade": (with_header("Connection", "upgrade"), "Connection"),
     "text that UTF-8 cannot encode": ("\ud800", "surrogates"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
 import helpers
@@ -376,6 +376,42 @@ def test_empty_lines_without_end_are_refused_also_one_by_one(
             assert helpers.get_url(server).status == 200
         assert connection.reply().status == 400
         assert connection.is_closed()
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        helpers.get("/secret", "No colon secret"),
+        helpers.get("/secret", "Expect: secret"),
+        helpers.get("/secret#secret"),
+        helpers.get("/secret", version="2.0"),
+        b"SECRET /secret HTTP/1.1\r\n\r\n",
+        post("Content-Length: 99999999999", "X: secret"),
+        helpers.get("/raise", "X: secret"),
+    ],
+)
+def test_error_reply_says_nothing_but_its_status(
+    serve: Callable[..., fastbatch.Server], refused: bytes
+) -> None:
+    def handler(request: fastbatch.Request) -> NoReturn:
+        raise RuntimeError(request.headers["X"])
+
+    with Connection(serve(handler, server_header="")) as connection:
+        connection.send(refused)
+        connection.end()
+        reply = connection.reply()
+        assert connection.rest() == b""
+        lines = connection.received.split(b"\r\n")
+    status = b"%d %s" % (reply.status, reply.reason.encode())
+    assert reply.status >= 400
+    assert lines[0] == b"HTTP/1.1 " + status
+    assert reply.body == status + b"\n"
+    assert [line.partition(b":")[0] for line in lines[1 : lines.index(b"")]] == [
+        b"Date",
+        b"Content-Type",
+        b"Content-Length",
+        *([b"Connection"] if reply.status != 500 else []),
+    ]
 
 
 # ---- files that are not quite those ---------------------------------------------

@@ -147,14 +147,14 @@ is_servers(const fb_field *field, py_author author)
         return false;
     }
     static const char *const always[] = {
-        "transfer-encoding",
-        "keep-alive",
-        "upgrade",
-        "trailer",
+        "transfer-encoding", "keep-alive", "upgrade",
+        "trailer",           "te",         "proxy-connection",
     };
     static const char *const hop_by_hop[] = {
-        "connection", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-        "te",         "trailers",
+        "connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "trailers",
     };
     for (size_t i = 0; i < sizeof(always) / sizeof(always[0]); i++) {
         if (is_name(field, always[i])) {
