@@ -43,7 +43,8 @@ from fastbatch._config import (
 HARMLESS = (FieldValue, Integer, OneOf, Peers, RootPath, Seconds, Switch)
 
 # Of one value; or of one that is right, but not without another option.
-REFUSAL = r"(?s)%s is not allowed: (?:'.*': (?:it|its)|it|its|there|'.*' has) "
+_SHOWN = r"['\"].*['\"]"
+REFUSAL = rf"(?s)%s is not allowed: (?:{_SHOWN}: (?:it|its)|it|its|there|{_SHOWN} has) "
 NEEDS = r"[a-z_]+ needs [a-z_]+, "
 
 
