@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import gates
 import helpers
 import pytest
 from conftest import Serve, Start
@@ -413,6 +414,32 @@ def test_stream_is_logged_when_it_is_over_with_what_it_sent(
         assert connection.reply().body == b"12345678"
     server.stop()
     assert entries(path) == [("GET /stream HTTP/1.1", 200, 8)]
+
+
+def test_lines_of_streams_are_held_while_other_replies_are_sent(
+    serve: Serve, path: Path
+) -> None:
+    """Both take memory of one heap, on two threads: for ThreadSanitizer to watch."""
+
+    def answer(request: fastbatch.Request) -> Any:
+        if request.path == "/long":
+            return bytes(30_000)  # three and more of them are not kept for reuse
+        time.sleep(0.01)  # the replies before leave meanwhile
+        return 200, iter([b"123"])
+
+    gate = gates.Gate(answer)
+    server = serve(gate, access_log=path)
+    with Connection(server) as reader, Connection(server) as listener:
+        for _ in range(3):
+            with gate.held(server):
+                reader.send(get("/long") * 4)
+                listener.send(get("/stream"))
+            assert [len(reader.reply().body) for _ in range(4)] == [30_000] * 4
+            assert listener.reply().body == b"123"
+    server.stop()
+    lines = entries(path)
+    assert lines.count(("GET /long HTTP/1.1", 200, 30_000)) == 12
+    assert lines.count(("GET /stream HTTP/1.1", 200, 3)) == 3
 
 
 def test_stream_that_breaks_off_is_logged_with_what_it_sent(

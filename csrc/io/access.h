@@ -6,7 +6,8 @@
  * are still there. A reply that is not over then, a stream or a file, has its line held
  * until it is. Lines go to a file, or wait for the binding to fetch them.
  *
- * All functions but fb_access_reopen belong to the thread of the server.
+ * All functions but fb_access_reopen belong to the thread of the server. Those of held
+ * lines are called under the flusher's lock when a dispatch runs: they use the heap.
  */
 #ifndef FB_IO_ACCESS_H
 #define FB_IO_ACCESS_H

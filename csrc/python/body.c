@@ -299,6 +299,20 @@ static const fb_body_ops file_ops = {
     .release = on_release,
 };
 
+/* While a dispatch runs, the flusher gives memory back to the heap of the log, too. */
+static fb_held *
+hold_line(py_server *server, fb_slot *slot)
+{
+    fb_access *access = &server->server->access;
+    if (!access->is_on) {
+        return NULL;
+    }
+    fb_flusher_lock(&server->server->flusher);
+    fb_held *held = fb_access_hold(access, slot);
+    fb_flusher_unlock(&server->server->flusher);
+    return held;
+}
+
 static py_body *
 new_body(py_server *server)
 {
@@ -326,7 +340,7 @@ py_body_stream(py_server *server, fb_slot *slot, const py_stream *stream,
     Py_XINCREF(stream->context);
     Py_XINCREF((PyObject *)stream->start);
     body->closes = Py_XNewRef(closes);
-    body->held = fb_access_hold(&server->server->access, slot);
+    body->held = hold_line(server, slot);
     return (fb_body){.ops = &stream_ops, .owner = body};
 }
 
@@ -340,7 +354,7 @@ py_body_file(py_server *server, fb_slot *slot, const fb_file *file, PyObject *cl
     body->file = *file;
     body->closes = Py_XNewRef(closes);
     if (slot != NULL) {
-        body->held = fb_access_hold(&server->server->access, slot);
+        body->held = hold_line(server, slot);
     }
     return (fb_body){.ops = &file_ops, .owner = body};
 }
