@@ -137,6 +137,21 @@ def test_head_that_does_not_fit_into_memory_waits_and_is_answered_503(
     assert helpers.get_url(server).status == 200
 
 
+def test_head_does_not_wait_for_memory_for_ever_when_queues_have_no_time_out(
+    serve: Serve,
+) -> None:
+    """It is not read meanwhile: that its client has left would never be seen."""
+    server = serve(echo, max_input_memory=0, queue_timeout=0, head_timeout=0.2)
+    with Connection(server) as stays, Connection(server) as leaves:
+        for connection in (stays, leaves):
+            connection.send(LONG_HEAD)
+        gates.wait_until_read(server, 2 * 4096)
+        leaves.close()
+        assert stays.reply().status == 503
+    gates.wait_until_gone(server)
+    assert server.stats()["overloaded"] == 2
+
+
 def test_head_that_waits_for_memory_goes_on_when_there_is_some(serve: Serve) -> None:
     """Those that wait go on in the order in which they came."""
     server = serve(echo, max_input_memory=50_000)

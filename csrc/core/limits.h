@@ -151,7 +151,8 @@
 #define FB_WRITE_TIMEOUT_MS 30000
 
 /* Milliseconds that a request waits for its slot, or for memory. Then: 503, and the
- * advice to come again after so many seconds. */
+ * advice to come again after so many seconds. Of none, a head waits for memory as long
+ * as for its client. */
 #define FB_QUEUE_TIMEOUT_MS 30000
 #define FB_RETRY_AFTER "5"
 

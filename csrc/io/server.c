@@ -611,6 +611,15 @@ min_wait(const fb_server *server)
     return least;
 }
 
+/* A head that waits for memory is not read, so that it would not be seen when its
+ * client leaves: where queues have no time-out, that of heads ends it. */
+static uint64_t
+memory_timeout_ms(const fb_limits *limits)
+{
+    return limits->queue_timeout_ms > 0 ? limits->queue_timeout_ms
+                                        : limits->head_timeout_ms;
+}
+
 static void
 init_waits(fb_server *server)
 {
@@ -618,7 +627,7 @@ init_waits(fb_server *server)
     fb_times_init(&server->waits[FB_WAIT_REQUEST], limits->keepalive_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_HEAD], limits->head_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_BODY], limits->body_timeout_ms);
-    fb_times_init(&server->waits[FB_WAIT_MEMORY], limits->queue_timeout_ms);
+    fb_times_init(&server->waits[FB_WAIT_MEMORY], memory_timeout_ms(limits));
     fb_times_init(&server->waits[FB_WAIT_WRITE], limits->write_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_GOODBYE], FB_LINGER_TIMEOUT_MS);
     uint64_t tick = min_wait(server) / 4;
