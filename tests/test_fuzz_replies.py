@@ -661,7 +661,12 @@ class OddFile:
         self.close = stream.close
 
     def read(self, *_size: Any) -> Any:
-        return next(self._stream, b"")
+        block = next(self._stream, b"")
+        try:
+            bool(block)  # as whoever reads it asks
+        except Exception:  # noqa: BLE001 - whatever it raises, it ends the stream
+            self._stream.is_broken = True
+        return block
 
 
 def _temporary(data: bytes, at: int, **options: Any) -> Any:
