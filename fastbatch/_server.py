@@ -246,9 +246,11 @@ class Server:
 
         ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
         ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests, and connections
-        without a PROXY header), ``timed_out`` (connections), ``fields_dropped`` (header
-        fields with an underscore in their names), ``log_lines_dropped`` (of the access
-        log: it was too slow, or could not be written), ``allocations`` and
+        without a PROXY header), ``timed_out`` (connections), ``overloaded`` (requests
+        that got 503, among those rejected), ``spooled`` (bodies that went to files),
+        ``fields_dropped`` (header fields with an underscore in their names),
+        ``log_lines_dropped`` (of the access log: it was too slow, or could not be
+        written), ``allocations`` (blocks of memory that the server took) and
         ``batch_sizes``, a list whose item n is the number of batches of n requests.
 
         Raises:

@@ -1,5 +1,6 @@
 """Which requests are handed over together, and what a dispatcher may do with them."""
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -200,6 +201,11 @@ def test_stats_count_what_happened(serve: Serve) -> None:
     assert stats["bytes_sent"] == received
     server.stop()
     assert server.stats()["requests"] == 20
+
+
+def test_each_counter_is_documented(serve: Serve) -> None:
+    documented = re.findall(r"``(\w+)``", fastbatch.Server.stats.__doc__ or "")
+    assert sorted(documented) == sorted(serve(echo).stats())
 
 
 # ---- replies that leave early -------------------------------------------------------
