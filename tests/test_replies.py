@@ -270,6 +270,8 @@ def test_malformed_reply_is_a_500_and_one_line_that_says_why(
     replies = helpers.parse_replies(helpers.talk(serve(careless), data, replies=3))
     assert [reply.status for reply in replies] == [200, 500, 200]
     assert replies[1].body == b"500 Internal Server Error\n"
+    usual = ["Content-Length", "Content-Type", "Date", "Server"]
+    assert sorted(replies[1].headers) == usual  # and nothing of the handler's
     record = gates.wait_for_error(caplog)
     assert "careless" in record.getMessage()
     assert "GET /bad" in record.getMessage()

@@ -23,6 +23,7 @@ import fastbatch
 WIRE = Path(__file__).parent / "wire"
 WAYS = ("whole", "bytewise", "trailing")
 TRAILING_PATH = "/trailing"
+FIELDS = ("Server", "Date", "Content-Type", "Content-Length", "Connection")
 
 Seen = list[dict[str, Any]]
 
@@ -188,6 +189,9 @@ def test_rejected(
         assert reply.status == file.status
         assert reply.headers["Connection"] == "close"
         assert connection.rest() == b""
+        # No more than what is known of the status: nothing that was sent comes back.
+        assert sorted(reply.headers) == sorted(FIELDS)
+        assert reply.body == f"{reply.status} {reply.reason}\n".encode()
         # What is refused was not asked for before, however its head arrived.
         assert b"100 Continue" not in connection.received
     assert seen == file.requests
