@@ -5,6 +5,7 @@ import itertools
 import select
 import socket
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +16,7 @@ from conftest import Serve
 from helpers import Connection, get
 
 import fastbatch
+from fastbatch._core import LIMITS
 
 SHORT = 0.2  # seconds: the time-out that is to be seen
 LONG = 30.0  # the others then
@@ -300,7 +302,37 @@ def test_client_that_does_not_close_after_the_last_reply_is_closed(
         gates.wait_until_gone(server)  # although this side is still open
 
 
+def test_client_that_drips_after_the_last_reply_is_closed_in_its_time(
+    serve: Serve,
+) -> None:
+    linger = LIMITS["linger_timeout_ms"] / 1000
+    server = serve(hello)
+    with Connection(server) as connection:
+        connection.send(b"bad\r\n\r\n")
+        assert connection.reply().status == 400
+        n = int(3 * linger / 0.1)
+        for _ in range(n):
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.send(b"x")
+            if server.stats()["open_connections"] == 0:
+                break
+            pause(0.1)
+        assert server.stats()["open_connections"] == 0
+
+
 # ---- none, and many -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["keepalive", "head", "body", "write"])
+def test_no_timeout_is_early(serve: Serve, name: str) -> None:
+    sent = {"keepalive": b"", "head": get()[:-1], "body": POST[:-1], "write": get()}
+    timeout = 2 * SHORT
+    server = serve(lambda _request: bytes(LARGE), **options(**{name: timeout}))
+    began = time.monotonic()
+    with gates.connect(server, 1) as (connection,):
+        connection.send(sent[name])
+        helpers.wait_until(lambda: server.stats()["timed_out"] == 1, "the time-out")
+        assert time.monotonic() - began >= timeout - 0.01
 
 
 def test_timeout_of_0_is_none(serve: Serve) -> None:
@@ -319,8 +351,9 @@ def test_timeout_of_0_is_none(serve: Serve) -> None:
 
 def test_all_timeouts_are_on_by_default() -> None:
     default = fastbatch.Options()
-    for name in ("keepalive", "head", "body", "write", "graceful"):
+    for name in ("keepalive", "head", "body", "write", "queue", "graceful"):
         assert 0 < getattr(default, f"{name}_timeout") <= 120
+    assert default.min_rate > 0
 
 
 def test_many_connections_time_out_together_and_others_do_not(serve: Serve) -> None:
