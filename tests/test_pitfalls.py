@@ -381,9 +381,39 @@ def test_connections_beyond_the_limit_wait_for_one_to_end(serve: Serve) -> None:
         assert second.socket.recv(1)
         with Connection(server) as third:
             third.send(get("/third"))
+            assert gates.cpu_at_rest() < 0.05
+            assert not select.select([third.socket], [], [], 0)[0]
             first.close()
             assert third.reply().body == b"/third"
             assert server.stats()["open_connections"] == 2
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_as_many_connections_as_allowed_are_served_and_not_one_more(
+    serve: Serve, n: int
+) -> None:
+    server = serve(handler, max_connections=n)
+    with crowd(server.address, n + 1) as connections:
+        for connection in connections:
+            connection.send(get("/stream"))
+        for connection in connections[:n]:
+            assert connection.socket.recv(1)
+        assert not select.select([connections[n].socket], [], [], 0.1)[0]
+        assert server.stats()["open_connections"] == n
+        connections[0].close()
+        assert connections[n].socket.recv(1)
+
+
+@pytest.mark.parametrize("timeout", [75.0, 0.0])
+@pytest.mark.parametrize("sent", [b"", get(), get() + b"\r"])
+def test_connection_gives_way_when_it_is_idle(
+    serve: Serve, sent: bytes, timeout: float
+) -> None:
+    server = serve(handler, max_connections=1, keepalive_timeout=timeout)
+    with gates.connect(server, 1) as (idle,):
+        idle.send(sent)
+        with Connection(server) as other:
+            assert other.ask("/other").body == b"/other"
 
 
 def test_idle_connections_do_not_keep_new_clients_out(serve: Serve) -> None:
