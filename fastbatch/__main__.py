@@ -46,9 +46,9 @@ _LOG_LEVEL = Option(
 )
 
 _EPILOG = (
-    f"Each option can be set by a variable of its name too, as {ENV_PREFIX}BATCH_SIZE;"
-    f" several addresses in {ENV_PREFIX}BIND are separated by commas. The command line"
-    " wins over the environment."
+    "A time-out of 0 is none. Each option can be set by a variable of its name too, as"
+    f" {ENV_PREFIX}BATCH_SIZE; several addresses in {ENV_PREFIX}BIND are separated by"
+    " commas. The command line wins over the environment."
 )
 
 

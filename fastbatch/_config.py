@@ -516,9 +516,9 @@ class Options:
         LIMITS["min_rate"],
         TIMING,
         Integer(0, LIMITS["rate_bound"], "bytes per second, 0 for none"),
-        "How slowly a body may arrive, on average once body_timeout has passed, and how"
-        " slowly a reply may be read, in each write_timeout. Below it the client gets"
-        " 408, or the connection is closed.",
+        "The fewest bytes per second of a body, on average once body_timeout has"
+        " passed, and of a reply, in each write_timeout; 0 for none. Below it the"
+        " client gets 408, or the connection is closed.",
     )
     graceful_timeout: float = _option(
         _seconds("graceful_timeout"),

@@ -444,6 +444,7 @@ def test_help_reads_well_in_80_columns(fastbatch_: Start) -> None:
     text = program.output
     assert max(map(len, text.splitlines())) <= 80
     groups = ["Binding:", "Batching:", "Limits:", "Time-outs:", "Replies:", "Logging:"]
+    groups += ["Proxies:"]
     places = [text.index(f"\n{group}\n") for group in groups]
     assert places == sorted(places)
     for option in OPTIONS:
@@ -453,6 +454,8 @@ def test_help_reads_well_in_80_columns(fastbatch_: Start) -> None:
     assert "[default: 666]" in flat
     assert "Beyond it the client gets 413. [default: 16777216]" in flat
     assert "a variable of its name too, as FASTBATCH_BATCH_SIZE;" in flat
+    assert "A time-out of 0 is none." in flat
+    assert "The fewest bytes per second" in flat
 
 
 def test_version_names_the_libraries(fastbatch_: Start) -> None:

@@ -11,6 +11,7 @@ from conftest import Serve
 
 import fastbatch
 from fastbatch import _core
+from fastbatch._core import LIMITS
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -69,6 +70,13 @@ def test_options_that_others_are_compared_with_are_there() -> None:
 
 def test_all_python_blocks_are_run_here() -> None:
     assert len(BLOCKS) == 4
+
+
+def test_bounds_that_cannot_be_set_are_named() -> None:
+    text = " ".join(README.split())
+    assert f"or {LIMITS['chunk_framing']} bytes between the data of two chunks" in text
+    assert f"{LIMITS['linger_timeout_ms'] / 1000:g} s after the last reply" in text
+    assert "A time-out or rate of 0 is none." in text
 
 
 @pytest.mark.parametrize(("name", "value"), ROWS)
