@@ -311,9 +311,20 @@ def test_http_error_that_is_none_fails_in_its_slot_alone(
     assert gates.wait_for_error(caplog).exc_info is not None
 
 
+class Unseen:
+    """Headers whose attributes raise."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __getattr__(self, _name: str) -> NoReturn:
+        raise self._error
+
+
 REPLIES: dict[str, Callable[[BaseException], Any]] = {
     "body": lambda error: (200, Raising(error)),
     "headers": lambda error: (200, Raising(error), "text"),
+    "attributes of headers": lambda error: (200, Unseen(error), "text"),
 }
 
 

@@ -63,12 +63,33 @@ is_iterable(PyObject *object)
            PySequence_Check(object);
 }
 
+/* Returns whether headers have items(): 1 or 0, or -1 with an exception set that asking
+ * has raised. (PyObject_HasAttrString would swallow it.) */
+static int
+has_items(PyObject *headers)
+{
+    if (PyDict_Check(headers)) {
+        return 1;
+    }
+    PyObject *items = PyObject_GetAttrString(headers, "items");
+    if (items != NULL) {
+        Py_DECREF(items);
+        return 1;
+    }
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        return -1;
+    }
+    PyErr_Clear();
+    return 0;
+}
+
 /* Returns the fields as a new list or tuple of ours, or NULL with an exception set. */
 static PyObject *
 snapshot_of(const py_state *state, PyObject *headers)
 {
-    if (PyDict_Check(headers) || PyObject_HasAttrString(headers, "items")) {
-        return PyMapping_Items(headers);
+    int is_mapping = has_items(headers);
+    if (is_mapping != 0) {
+        return is_mapping > 0 ? PyMapping_Items(headers) : NULL;
     }
     if (!PyUnicode_Check(headers) && !PyBytes_Check(headers) && is_iterable(headers)) {
         return PySequence_Tuple(headers);
