@@ -491,6 +491,15 @@ def test_full_table_of_files_with_idle_clients_lets_others_in_later(
             assert last.reply().body == b"/last"
 
 
+def test_idle_connections_that_hold_all_files_give_way(start: Start) -> None:
+    address = start("-c", FEW_FILES).address()
+    with crowd(address, 40) as connections:
+        for n, connection in enumerate(connections):
+            connection.send(get(f"/{n}"))
+        for n, connection in enumerate(connections):
+            assert connection.reply().body == f"/{n}".encode()
+
+
 # ---- and besides --------------------------------------------------------------------
 
 

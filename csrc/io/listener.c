@@ -39,6 +39,7 @@ accept_one(fb_listener *listener)
         return true;
     }
     if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+        fb_server_make_room(listener->server);
         pause_accepting(listener);
         return false;
     }
