@@ -165,6 +165,23 @@ def test_head_that_waits_for_memory_goes_on_when_there_is_some(serve: Serve) -> 
     assert server.stats()["overloaded"] == 0
 
 
+def test_buffers_kept_for_reuse_count_when_memory_is_short(serve: Serve) -> None:
+    """Who begins with a large one would be served before those that wait."""
+    server = serve(echo, max_input_memory=50_000, queue_timeout=0.3)
+    with gates.connect(server, 3) as (first, poster, late):
+        first.send(LONG_HEAD[:10])
+        gates.wait_until_read(server, 10)
+        poster.send(gates.request(method="POST", body=bytes(30_000)))
+        assert len(poster.reply().body) == 30_000
+        before = server.stats()["bytes_received"]
+        first.send(LONG_HEAD[10:-1])
+        gates.wait_until_read(server, before + len(LONG_HEAD) - 11)
+        late.send(LONG_HEAD)
+        assert late.reply().status == 503
+        first.send(LONG_HEAD[-1:])
+        assert first.reply().status == 200
+
+
 def test_small_requests_are_served_while_memory_is_full(serve: Serve) -> None:
     server = serve(echo, max_input_memory=0, queue_timeout=30)
     with gates.connect(server, 2) as (waiting, other):

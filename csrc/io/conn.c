@@ -162,6 +162,13 @@ is_memory_short(const fb_server *server, size_t extra)
     return server->exchanges.n_bytes + extra > server->limits.max_input_memory;
 }
 
+/* Returns whether bodies are to leave memory, and large buffers the pool: it is short. */
+static bool
+is_memory_tight(const fb_server *server)
+{
+    return is_memory_short(server, 0) || fb_server_has_starved(server);
+}
+
 /* How much to make room for: for a body, as much of it as is worth one read. */
 static size_t
 room_for(const fb_conn *conn)
@@ -200,6 +207,9 @@ make_room(fb_conn *conn)
         conn->exchange = fb_exchange_take(&conn->server->exchanges);
         if (conn->exchange == NULL) {
             return false;
+        }
+        if (is_memory_tight(conn->server)) {
+            fb_exchange_shrink(&conn->server->exchanges, conn->exchange);
         }
     }
     fb_buf *in = &conn->exchange->in;
@@ -313,13 +323,6 @@ start_draining(fb_conn *conn)
         set_state(conn, FB_CONN_DRAINING);
         stop_reading(conn);
     }
-}
-
-/* Returns whether bodies are to leave memory, because it is short. */
-static bool
-is_memory_tight(const fb_server *server)
-{
-    return is_memory_short(server, 0) || fb_server_has_starved(server);
 }
 
 /* Returns whether the body in hand is not to be held in memory. One of known length is
