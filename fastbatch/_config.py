@@ -402,7 +402,7 @@ class Options:
     backlog: int = _option(
         LIMITS["backlog"],
         BINDING,
-        Integer(1, 65535, "connections"),
+        Integer(1, LIMITS["backlog_bound"], "connections"),
         "New connections that may wait in the kernel to be accepted. Beyond it they"
         " are refused or retried by the client's system.",
     )
@@ -462,14 +462,14 @@ class Options:
     max_connections: int = _option(
         LIMITS["max_connections"],
         LIMITING,
-        Integer(1, 1_000_000, "connections"),
+        Integer(1, LIMITS["connections_bound"], "connections"),
         "The most open connections. Beyond it one that is idle gives way, or the new"
         " one waits in the backlog.",
     )
     max_keepalive_requests: int = _option(
         LIMITS["max_keepalive_requests"],
         LIMITING,
-        Integer(1, 2**32 - 1, "requests"),
+        Integer(1, LIMITS["keepalive_requests_bound"], "requests"),
         "The most requests of one connection. The reply to the last one closes it.",
     )
     max_input_memory: int = _option(
@@ -517,8 +517,8 @@ class Options:
         TIMING,
         Integer(0, LIMITS["rate_bound"], "bytes per second, 0 for none"),
         "The fewest bytes per second of a body, on average once body_timeout has"
-        " passed, and of a reply, in each write_timeout; 0 for none. Below it the"
-        " client gets 408, or the connection is closed.",
+        " passed, and of a reply, in each write_timeout; 0 for none, as where that"
+        " time-out is none. Below it the client gets 408, or the connection is closed.",
     )
     graceful_timeout: float = _option(
         _seconds("graceful_timeout"),

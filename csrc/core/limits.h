@@ -55,10 +55,12 @@
 
 /* Connections. Then: one that is idle gives way, or the new one waits in the kernel. */
 #define FB_MAX_CONNECTIONS 16384
+#define FB_CONNECTIONS_BOUND 1000000
 
 /* Requests of one connection, so that long-lived clients spread anew over workers now
  * and then. Then: its last reply says close. */
 #define FB_MAX_KEEPALIVE_REQUESTS 100000
+#define FB_KEEPALIVE_REQUESTS_BOUND UINT32_MAX
 
 /* Bytes of a PROXY header: of version 1, as its specification says; of version 2, whose
  * own bound is 64 KiB, room for the fields of a certificate. Then: close. */
@@ -70,6 +72,7 @@
 
 /* Connections that wait in the kernel. Then: it turns them away. */
 #define FB_BACKLOG 2048
+#define FB_BACKLOG_BOUND 65535
 
 /* Connections accepted in one go, before others have a turn. */
 #define FB_ACCEPT_BURST 64

@@ -162,7 +162,7 @@ is_memory_short(const fb_server *server, size_t extra)
     return server->exchanges.n_bytes + extra > server->limits.max_input_memory;
 }
 
-/* Returns whether bodies are to leave memory, and large buffers the pool: it is short. */
+/* Returns whether memory is short: bodies are to leave it, large buffers the pool. */
 static bool
 is_memory_tight(const fb_server *server)
 {

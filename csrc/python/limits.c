@@ -5,7 +5,6 @@
  */
 #include "python/limits.h"
 
-#include <limits.h>
 #include <stddef.h>
 
 typedef enum kind {
@@ -24,16 +23,17 @@ typedef struct settable {
 
 static const settable settables[] = {
     {"batch_size", offsetof(fb_limits, batch_size), KIND_SIZE, 1, FB_BATCH_SLOTS},
-    {"backlog", offsetof(fb_limits, backlog), KIND_INT, 1, INT_MAX},
+    {"backlog", offsetof(fb_limits, backlog), KIND_INT, 1, FB_BACKLOG_BOUND},
     {"max_target", offsetof(fb_limits, max_target), KIND_SIZE, 1, FB_HEAD_BOUND},
     {"max_headers", offsetof(fb_limits, max_headers), KIND_SIZE, 1, FB_HEADERS_BOUND},
     {"max_head", offsetof(fb_limits, max_head), KIND_SIZE, 1, FB_HEAD_BOUND},
     {"max_body", offsetof(fb_limits, max_body), KIND_64_BITS, 0, FB_BODY_BOUND},
     {"max_body_memory", offsetof(fb_limits, max_body_memory), KIND_SIZE, 0,
      FB_BODY_MEMORY_BOUND},
-    {"max_connections", offsetof(fb_limits, max_connections), KIND_SIZE, 1, SIZE_MAX},
+    {"max_connections", offsetof(fb_limits, max_connections), KIND_SIZE, 1,
+     FB_CONNECTIONS_BOUND},
     {"max_keepalive_requests", offsetof(fb_limits, max_keepalive_requests), KIND_SIZE,
-     1, UINT32_MAX},
+     1, FB_KEEPALIVE_REQUESTS_BOUND},
     {"max_input_memory", offsetof(fb_limits, max_input_memory), KIND_64_BITS, 0,
      FB_INPUT_MEMORY_BOUND},
     {"min_rate", offsetof(fb_limits, min_rate), KIND_64_BITS, 0, FB_RATE_BOUND},
