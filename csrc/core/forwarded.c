@@ -4,23 +4,7 @@
  */
 #include "core/forwarded.h"
 
-static bool
-is_word(const char *bytes, size_t len, const char *lower, size_t lower_len)
-{
-    if (len != lower_len) {
-        return false;
-    }
-    for (size_t i = 0; i < len; i++) {
-        char c = bytes[i];
-        if (c >= 'A' && c <= 'Z') {
-            c = (char)(c + ('a' - 'A'));
-        }
-        if (c != lower[i]) {
-            return false;
-        }
-    }
-    return true;
-}
+#include "core/token.h"
 
 /* ---- X-Forwarded-For ------------------------------------------------------------- */
 
@@ -119,8 +103,8 @@ walk_field(list_walk *walk, const char *text, size_t len)
 static bool
 read_scheme(const char *text, size_t len, bool *is_https)
 {
-    *is_https = is_word(text, len, "https", 5);
-    return *is_https || is_word(text, len, "http", 4);
+    *is_https = fb_token_is(text, len, "https", 5);
+    return *is_https || fb_token_is(text, len, "http", 4);
 }
 
 bool
@@ -133,11 +117,11 @@ fb_forwarded_read(const fb_trust *trust, const char *message, const fb_request *
         const fb_header *field = &req->headers[i - 1];
         const char *name = message + field->name.off;
         const char *value = message + field->value.off;
-        if (is_word(name, field->name.len, "x-forwarded-for", 15)) {
+        if (fb_token_is(name, field->name.len, "x-forwarded-for", 15)) {
             if (!walk_field(&walk, value, field->value.len)) {
                 return false;
             }
-        } else if (is_word(name, field->name.len, "x-forwarded-proto", 17)) {
+        } else if (fb_token_is(name, field->name.len, "x-forwarded-proto", 17)) {
             if (forwarded->has_scheme ||
                 !read_scheme(value, field->value.len, &forwarded->is_https)) {
                 return false;

@@ -112,19 +112,7 @@ field_in_hand(fb_http *http)
 static bool
 span_is(const char *message, fb_span span, const char *lower, size_t len)
 {
-    if (span.len != len) {
-        return false;
-    }
-    for (size_t i = 0; i < len; i++) {
-        char c = message[span.off + i];
-        if (c >= 'A' && c <= 'Z') {
-            c = (char)(c + ('a' - 'A'));
-        }
-        if (c != lower[i]) {
-            return false;
-        }
-    }
-    return true;
+    return fb_token_is(message + span.off, span.len, lower, len);
 }
 
 static int

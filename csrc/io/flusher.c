@@ -6,14 +6,11 @@
 #include "io/flusher.h"
 
 #include "io/server.h"
+#include "io/thread.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
-
-#define STACK_BYTES (128 * 1024) /* it calls nothing deep */
 
 static void
 set_timer(fb_flusher *flusher, long ns)
@@ -87,16 +84,7 @@ fb_flusher_close(fb_flusher *flusher)
 int
 fb_flusher_start(fb_flusher *flusher)
 {
-    /* Signals are for the threads of Python. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    uv_thread_options_t options = {
-        .flags = UV_THREAD_HAS_STACK_SIZE,
-        .stack_size = STACK_BYTES,
-    };
-    int error = uv_thread_create_ex(&flusher->thread, &options, run, flusher);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = fb_thread_start(&flusher->thread, run, flusher);
     flusher->is_running = error == 0;
     return error;
 }

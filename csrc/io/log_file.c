@@ -6,17 +6,14 @@
 #include "io/log_file.h"
 
 #include "core/limits.h"
+#include "io/thread.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
 #include <poll.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define STACK_BYTES (128 * 1024) /* it calls nothing deep */
 
 /* Milliseconds between two looks at whether the end has come, while a pipe is full. */
 #define LOOK_MS 250
@@ -228,16 +225,7 @@ fb_log_file_close(fb_log_file *file)
 int
 fb_log_file_start(fb_log_file *file)
 {
-    /* Signals are for the threads of Python. */
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    uv_thread_options_t options = {
-        .flags = UV_THREAD_HAS_STACK_SIZE,
-        .stack_size = STACK_BYTES,
-    };
-    int error = uv_thread_create_ex(&file->thread, &options, run, file);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = fb_thread_start(&file->thread, run, file);
     file->is_running = error == 0;
     return error;
 }
