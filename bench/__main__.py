@@ -89,6 +89,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("wsgi", add_wsgi, run_wsgi, "as a WSGI server, next to the floor and peers"),
         ("flask", add_flask, run_flask, "a Flask application, next to peers"),
         ("peers", add_peers, run_peers, "install the peers, each in its own venv"),
+        ("log", add_log, run_log, "with an access log and without"),
         ("seed", add_seed, run_seed, "batch sizes, from 1 (the control) to 256"),
         ("instructions", add_instructions, run_instructions, "counted by callgrind"),
     ):
@@ -160,6 +161,18 @@ def add_venvs(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where each peer has its venv (default: bench/.venvs)",
     )
+
+
+def add_log(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "fastbatch without an access log, which is what the others are compared with, "
+        "and with each format of one, into a file."
+    )
+    add_python(parser, several=False)
+    add_app(parser)
+    add_loads(parser, connections=[100], pipeline=[1, 16])
+    add_rounds(parser, rounds=7, seconds=2)
+    add_machine(parser)
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
@@ -346,6 +359,17 @@ def run_peers(args: argparse.Namespace) -> Report:
         reasons = [f"{name}: {why}" for name, why in peers.left_out.items()]
         raise BenchError("not everything is installed.\n" + "\n".join(reasons))
     return servers_text(peers.about, FRAMEWORKS), {}
+
+
+def run_log(args: argparse.Namespace) -> Report:
+    pythons = Pythons([args.python] if args.python else None)
+    [path] = pythons.paths.values()
+    subjects = [
+        fastbatch_subject("no log", path, args.app),
+        fastbatch_subject("combined", path, args.app, access_log="combined"),
+        fastbatch_subject("json", path, args.app, access_log="json"),
+    ]
+    return run_measurement(args, pythons.about, subjects, compare_text)
 
 
 def run_seed(args: argparse.Namespace) -> Report:

@@ -1,11 +1,12 @@
 """Serve an application on a free port of 127.0.0.1, to be measured.
 
-Usage: python bench/serve.py APP [--interface I] [--batch-size N]    (or --about)
+Usage: python bench/serve.py APP [--interface I] [--batch-size N] [--access-log FORMAT]
+       python bench/serve.py --about
 
 APP is a handler of apps.py, or "wsgi" or "flask", the WSGI applications.
 
 Prints one line of JSON when it listens, ``{"port": N}``; one with the server's counters
-at each SIGUSR1 and one more when SIGTERM has ended it. ``--about`` prints what would be
+at each SIGUSR2 and one more when SIGTERM has ended it. ``--about`` prints what would be
 measured instead, and ends.
 
 It is run as a file, not as ``-m bench.serve``: the first entry of sys.path is then this
@@ -16,6 +17,8 @@ import argparse
 import logging
 import signal
 import socket
+import tempfile
+from typing import Any
 
 from serving import (  # type: ignore[import-not-found] # it is beside this file
     BACKLOG,
@@ -35,6 +38,7 @@ def main() -> None:
         "--interface", choices=("auto", "request", "wsgi"), default="auto"
     )
     parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--access-log", choices=("combined", "json"))
     parser.add_argument("--about", action="store_true")
     args = parser.parse_args()
     if args.about:
@@ -44,14 +48,17 @@ def main() -> None:
     handler = load_app(args.app)
     listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
     port = listener.getsockname()[1]
-    server = fastbatch.Server(
-        handler,
-        bind=f"fd:{listener.detach()}",
-        interface=args.interface,
-        backlog=BACKLOG,
-        batch_size=args.batch_size,
-    )
-    signal.signal(signal.SIGUSR1, lambda *_: say(server.stats()))
+    options: dict[str, Any] = {
+        "bind": f"fd:{listener.detach()}",
+        "interface": args.interface,
+        "backlog": BACKLOG,
+        "batch_size": args.batch_size,
+    }
+    if args.access_log:  # into a file that is gone with the server
+        log = tempfile.NamedTemporaryFile()  # noqa: SIM115
+        options |= {"access_log": log.name, "access_log_format": args.access_log}
+    server = fastbatch.Server(handler, **options)
+    signal.signal(signal.SIGUSR2, lambda *_: say(server.stats()))
     logging.getLogger("fastbatch").setLevel(logging.WARNING)
     say({"port": port})
     # What fastbatch.run() does after it has read its options: this is what is measured.

@@ -45,9 +45,15 @@ def floor_subject() -> Subject:
 
 
 def fastbatch_subject(
-    name: str, python: str, app: str = "hello", batch_size: int = 256
+    name: str,
+    python: str,
+    app: str = "hello",
+    batch_size: int = 256,
+    access_log: str | None = None,
 ) -> Subject:
     command = [python, str(SERVE), app, "--batch-size", str(batch_size)]
+    if access_log is not None:
+        command += ["--access-log", access_log]
     if app in WSGI_APPS:
         command += ["--interface", "wsgi"]
     return Subject(name, tuple(command), batch_size)
@@ -141,7 +147,7 @@ class Server:
         """The counters so far, or None if this server has none."""
         if self.subject.batch_size is None:
             return None
-        self._process.send_signal(signal.SIGUSR1)
+        self._process.send_signal(signal.SIGUSR2)
         return self.read_line(START_SECONDS)
 
     def read_line(self, seconds: float) -> dict[str, Any]:
