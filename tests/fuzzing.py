@@ -8,6 +8,7 @@ the first that fails, and prints how many it has run.
 import collections
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,8 @@ class Trial:
                 try:
                     self._check(**example)
                 except BaseException:
+                    if not has_failed:  # hypothesis may fail to show a hostile value
+                        traceback.print_exc()
                     has_failed = True
                     raise
 
