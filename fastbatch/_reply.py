@@ -48,17 +48,18 @@ class HTTPError(Exception):
         self, status: int, message: str | None = None, headers: Fields = ()
     ) -> None:
         is_number = isinstance(status, int) and not isinstance(status, bool)
-        if not is_number or not 400 <= status <= 599:
+        number = int.__index__(status) if is_number else 0  # of an Enum, or the like
+        if not 400 <= number <= 599:
             raise ValueError(
                 f"HTTPError status={status!r} is not allowed: "
                 "it must be an integer from 400 to 599"
             )
         self.response = Response(
-            int(status), headers, plain_text(status) if message is None else message
+            number, headers, plain_text(number) if message is None else message
         )
         super().__init__(status, message)
 
 
 def plain_text(status: int) -> str:
     """The body of a reply that has nothing to say but its status."""
-    return f"{int(status)} {REASONS.get(status, '')}".rstrip() + "\n"
+    return f"{status} {REASONS.get(status, '')}".rstrip() + "\n"

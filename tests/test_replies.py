@@ -175,6 +175,19 @@ def test_http_error_with_a_bad_header_is_a_500(
     assert "control character" in gates.wait_for_error(caplog).getMessage()
 
 
+class Code(int):
+    """A number that knows nothing but its value."""
+
+    def __le__(self, _other: object) -> NoReturn:
+        raise TypeError
+
+    __ge__ = __lt__ = __gt__ = __hash__ = __str__ = __format__ = __le__
+
+
+def test_http_error_may_have_any_kind_of_int() -> None:
+    assert fastbatch.HTTPError(Code(404)).response == (404, (), "404 Not Found\n")
+
+
 @pytest.mark.parametrize("status", [0, 200, 399, 600, True, -404, "404", 404.5, None])
 def test_http_error_of_no_error_status_is_a_value_error(status: Any) -> None:
     with pytest.raises(ValueError, match="400 to 599"):
