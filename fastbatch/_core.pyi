@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, final, overload
 
+from typing_extensions import Buffer
+
 LIMITS: Mapping[str, int]
 """The compiled-in numbers of csrc/core/limits.h, by option name or as FB_* lower-cased:
 the defaults (``max_body``, ``head_timeout_ms``, ...) and the bounds (``batch_slots``,
@@ -134,6 +136,8 @@ class Server:
         wakeup_fd: int,
         access_log: int | Callable[[bytes], object] | None,
         access_log_format: str,
+        stats: Buffer | None,
+        heartbeat_ms: int,
     ) -> None:
         """``listeners`` are file descriptors of bound stream sockets (TCP or unix), not
         yet listening or listening; the server takes them and closes them when it stops.
@@ -149,6 +153,11 @@ class Server:
         ``access_log`` is a descriptor that lines are written to, which the server
         takes; or a function that is given one or more whole lines of ASCII, and what it
         raises is logged; or None. ``access_log_format`` is "combined" or "json".
+
+        The counters are kept in ``stats``, which has STATS_BYTES bytes at least, zero
+        at first, so that ``read_stats`` can read them elsewhere. With ``heartbeat_ms``
+        their ``beat_ms``, when the loop last came round by CLOCK_MONOTONIC, is never
+        older than that while the loop is not held up.
 
         Raises:
             KeyError, ValueError: a limit is missing, or out of its bounds.
@@ -187,5 +196,16 @@ class Server:
         ``fields_dropped`` (for an underscore in their names), ``log_lines_dropped`` (of
         the access log: it was too slow, or could not be written), ``allocations``
         (blocks that core and io took from the allocator) and ``batch_sizes`` (257
-        counts; item n: batches of n requests).
+        counts; item n: batches of n requests), and ``beat_ms`` (milliseconds by
+        CLOCK_MONOTONIC: when the loop last came round).
         """
+
+STATS_BYTES: int
+"""How much memory the counters of a Server take."""
+
+def read_stats(buffer: Buffer, /) -> dict[str, Any]:
+    """``Server.stats()`` of the server that was given this buffer, in any process.
+
+    Raises:
+        ValueError: it is too small, or not aligned.
+    """

@@ -285,6 +285,8 @@ class Server:
                     tuple(listener.socket.detach() for listener in listeners),
                     wakeup_fd=wakeup_fd,
                     access_log=access_log,
+                    stats=None,
+                    heartbeat_ms=0,
                     **arguments,
                 )
             except BaseException:

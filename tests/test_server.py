@@ -2,9 +2,11 @@
 
 import gc
 import logging
+import mmap
 import os
 import resource
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from conftest import Serve, Start
 
 import fastbatch
+from fastbatch import _core, _server, _sockets
 
 
 def hello(_request: fastbatch.Request) -> str:
@@ -401,3 +404,38 @@ def test_forked_child_leaves_the_server_to_its_parent(
     assert program.wait() == 0, program.errors
     assert program.output == "parent\n"
     assert os.listdir(tmp_path) == ["forked.py"]
+
+
+def core_server(**arguments: Any) -> _core.Server:
+    """A server without a Server above it, on a port of its own."""
+    [listener] = _sockets.open_listeners([_sockets.parse_bind("127.0.0.1:0")], 8, 0)
+    return _core.Server(
+        lambda _batch: None,
+        (listener.socket.detach(),),
+        wakeup_fd=-1,
+        access_log=None,
+        **_server._core_arguments(fastbatch.Options()),
+        **{"heartbeat_ms": 0, **arguments},
+    )
+
+
+def test_counters_are_kept_in_the_memory_that_is_given() -> None:
+    memory = mmap.mmap(-1, _core.STATS_BYTES)
+    assert not any(v for k, v in _core.read_stats(memory).items() if k != "batch_sizes")
+    core = core_server(stats=memory, heartbeat_ms=1)
+    thread = threading.Thread(target=core.serve)
+    thread.start()
+    first = _core.read_stats(memory)["beat_ms"]
+    while _core.read_stats(memory)["beat_ms"] <= first:
+        time.sleep(0.001)
+    core.stop()
+    thread.join()
+    assert _core.read_stats(memory) == core.stats()
+
+
+@pytest.mark.parametrize("size", [0, _core.STATS_BYTES - 1])
+def test_memory_for_counters_that_is_too_small_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"{_core.STATS_BYTES} bytes"):
+        core_server(stats=bytearray(size))
+    with pytest.raises(ValueError, match=f"{_core.STATS_BYTES} bytes"):
+        _core.read_stats(bytes(size))

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Counters that one thread writes and any thread may read.
+ * Counters that one thread writes, unless it says otherwise, and any thread may read.
  */
 #ifndef FB_CORE_COUNT_H
 #define FB_CORE_COUNT_H
@@ -16,6 +16,20 @@ fb_count_add(fb_count *count, uint64_t n)
 {
     uint64_t old = atomic_load_explicit(count, memory_order_relaxed);
     atomic_store_explicit(count, old + n, memory_order_relaxed);
+}
+
+/* Have it be n; by the owning thread alone. */
+static inline void
+fb_count_set(fb_count *count, uint64_t n)
+{
+    atomic_store_explicit(count, n, memory_order_relaxed);
+}
+
+/* Add n; by any thread. */
+static inline void
+fb_count_add_shared(fb_count *count, uint64_t n)
+{
+    atomic_fetch_add_explicit(count, n, memory_order_relaxed);
 }
 
 /* Returns the count at some recent moment. */

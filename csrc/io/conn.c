@@ -296,7 +296,7 @@ on_read(uv_stream_t *stream, ssize_t n_read, const uv_buf_t *buf)
             conn->queued_at = fb_server_polled_at(conn->server);
         }
         conn->exchange->in.len += (size_t)n_read;
-        fb_count_add(&conn->server->stats.n_bytes_received, (uint64_t)n_read);
+        fb_count_add(&conn->server->stats->n_bytes_received, (uint64_t)n_read);
         fb_conn_parse(conn);
     }
 }
@@ -352,7 +352,7 @@ spool_body(fb_conn *conn)
         exchange->file = fd;
     }
     if (req->n_spooled == 0) {
-        fb_count_add(&conn->server->stats.n_spooled, 1);
+        fb_count_add(&conn->server->stats->n_spooled, 1);
     }
     const char *bytes = exchange->in.data + req->start + req->body.off;
     return fb_spool_append(exchange->file, bytes, req->body.len) == 0;
@@ -459,7 +459,7 @@ take_request(fb_conn *conn)
     conn->n_slots++;
     conn->n_requests++;
     if (req->n_dropped > 0) {
-        fb_count_add(&server->stats.n_fields_dropped, req->n_dropped);
+        fb_count_add(&server->stats->n_fields_dropped, req->n_dropped);
     }
     fb_server_touch(server, conn);
     if (conn->wait != FB_WAIT_REQUEST) {
@@ -482,7 +482,7 @@ take_request(fb_conn *conn)
 static void
 reject(fb_conn *conn, int status)
 {
-    fb_count_add(&conn->server->stats.n_rejected, 1);
+    fb_count_add(&conn->server->stats->n_rejected, 1);
     if (conn->awaits_proxy) {
         fb_conn_close(conn);
         return;
@@ -506,14 +506,14 @@ is_overdue(const fb_conn *conn)
 static void
 refuse_overload(fb_conn *conn)
 {
-    fb_count_add(&conn->server->stats.n_overloaded, 1);
+    fb_count_add(&conn->server->stats->n_overloaded, 1);
     reject(conn, 503);
 }
 
 static void
 time_out(fb_conn *conn)
 {
-    fb_count_add(&conn->server->stats.n_timed_out, 1);
+    fb_count_add(&conn->server->stats->n_timed_out, 1);
     if (conn->wait == FB_WAIT_HEAD || conn->wait == FB_WAIT_BODY) {
         reject(conn, 408);
     } else {
@@ -618,7 +618,7 @@ on_written(uv_write_t *write, int status)
         abort_conn(conn);
         return;
     }
-    fb_count_add(&conn->server->stats.n_bytes_sent, conn->n_queued);
+    fb_count_add(&conn->server->stats->n_bytes_sent, conn->n_queued);
     fb_out_advance(&conn->exchange->sending, conn->n_queued);
     /* Not at once: a write that ends at once is called back up to nine times an
      * iteration (uv_run), and a stream would be asked for more each time. */
@@ -689,7 +689,7 @@ try_write(fb_conn *conn, const uv_buf_t *bufs, size_t n, int *error)
         return false;
     }
     *error = 0;
-    fb_count_add(&conn->server->stats.n_bytes_sent, (uint64_t)sent);
+    fb_count_add(&conn->server->stats->n_bytes_sent, (uint64_t)sent);
     fb_out_advance(&conn->exchange->sending, (size_t)sent);
     return (size_t)sent == total_of(bufs, n);
 }
@@ -727,7 +727,7 @@ splice_round(fb_conn *conn, stream_turn *turn)
     while (spliced == FB_SPLICE_SENT && turn->splice_left > 0) {
         size_t n;
         spliced = fb_out_splice(&conn->exchange->sending, fd, turn->splice_left, &n);
-        fb_count_add(&conn->server->stats.n_bytes_sent, n);
+        fb_count_add(&conn->server->stats->n_bytes_sent, n);
         turn->splice_left -= n;
     }
     return spliced == FB_SPLICE_END;
@@ -1166,7 +1166,7 @@ fb_conn_open(const fb_listener *listener, int fd, const struct sockaddr *peer)
     fb_address address = fb_address_of(peer);
     bool is_trusted = fb_trust_has(&server->trust, &address);
     if (server->speaks_proxy && !is_trusted) {
-        fb_count_add(&server->stats.n_rejected, 1);
+        fb_count_add(&server->stats->n_rejected, 1);
         close(fd);
         return;
     }
@@ -1188,7 +1188,7 @@ fb_conn_open(const fb_listener *listener, int fd, const struct sockaddr *peer)
         fb_conn_close(conn);
         return;
     }
-    fb_count_add(&server->stats.n_conns, 1);
+    fb_count_add(&server->stats->n_conns, 1);
     start_reading(conn);
 }
 

@@ -95,9 +95,9 @@ void
 fb_server_dispatch(fb_server *server)
 {
     fb_batch *batch = &server->batch;
-    fb_count_add(&server->stats.n_batches, 1);
-    fb_count_add(&server->stats.n_requests, batch->n_slots);
-    fb_count_add(&server->stats.batch_sizes[batch->n_slots], 1);
+    fb_count_add(&server->stats->n_batches, 1);
+    fb_count_add(&server->stats->n_requests, batch->n_slots);
+    fb_count_add(&server->stats->batch_sizes[batch->n_slots], 1);
     locate_slots(batch);
     struct timespec now = update_stamp(server);
     uint64_t began = uv_now(&server->loop);
@@ -263,6 +263,7 @@ close_own_handles(fb_server *server)
     close_handle((uv_handle_t *)&server->check);
     close_handle((uv_handle_t *)&server->tick);
     close_handle((uv_handle_t *)&server->grace);
+    close_handle((uv_handle_t *)&server->beat);
     close_handle((uv_handle_t *)&server->idle);
     close_handle((uv_handle_t *)&server->stop);
     close_handle((uv_handle_t *)&server->wakeup);
@@ -425,6 +426,16 @@ work_off_tick(fb_server *server)
     resume_accepting(server); /* which starts the tick again if it has to pause again */
 }
 
+/* Say to those who read the stats how things are. */
+static void
+publish(fb_server *server)
+{
+    fb_stats *stats = server->stats;
+    fb_count_set(&stats->n_taken, fb_count_get(&server->heap.n_taken));
+    fb_count_set(&stats->n_lines_lost, fb_access_lost(&server->access));
+    fb_count_set(&stats->beat_ms, uv_now(&server->loop));
+}
+
 static void
 on_check(uv_check_t *check)
 {
@@ -438,6 +449,7 @@ on_check(uv_check_t *check)
     if (server->stopping == FB_STOP_NO || fb_server_closes_idle(server)) {
         uv_idle_stop(&server->idle);
     }
+    publish(server);
     server->ops->rest(server->owner);
 }
 
@@ -504,6 +516,7 @@ fb_server_new_conn(fb_server *server)
     }
     server->conns = conn;
     fb_count_add(&server->n_conns, 1);
+    fb_count_set(&server->stats->n_open, fb_count_get(&server->n_conns));
     fb_server_start_tick(server);
     return conn;
 }
@@ -520,6 +533,7 @@ unlink_conn(fb_server *server, fb_conn *conn)
         conn->next->prev = conn->prev;
     }
     fb_count_add(&server->n_conns, (uint64_t)-1);
+    fb_count_set(&server->stats->n_open, fb_count_get(&server->n_conns));
 }
 
 void
@@ -581,18 +595,28 @@ open_wakeup(fb_server *server, int fd)
     return uv_poll_start(&server->wakeup, UV_READABLE, on_wakeup);
 }
 
+static void
+on_beat(uv_timer_t *beat)
+{
+    (void)beat; /* the check phase does it */
+}
+
 static int
-open_own_handles(fb_server *server)
+open_own_handles(fb_server *server, uint64_t heartbeat_ms)
 {
     uv_loop_t *loop = &server->loop;
     uv_check_init(loop, &server->check); /* these never fail */
     uv_timer_init(loop, &server->tick);
     uv_timer_init(loop, &server->grace);
+    uv_timer_init(loop, &server->beat);
     uv_idle_init(loop, &server->idle);
     server->check.data = server;
     server->tick.data = server;
     server->grace.data = server;
     uv_check_start(&server->check, on_check);
+    if (heartbeat_ms > 0) {
+        uv_timer_start(&server->beat, on_beat, heartbeat_ms, heartbeat_ms);
+    }
     int error = uv_async_init(loop, &server->stop, on_stop);
     server->stop.data = server;
     return error;
@@ -643,6 +667,7 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     server->ops = setup->ops;
     server->owner = setup->owner;
     server->wakeup_fd = -1;
+    server->stats = setup->stats != NULL ? setup->stats : &server->own_stats;
     server->n_events = UINT64_MAX; /* none were reported yet */
     memcpy(server->server_value, setup->server_value, strlen(setup->server_value) + 1);
     fb_stamp_init(&server->stamp, server->server_value);
@@ -667,7 +692,7 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
         return error;
     }
     server->has_loop = true;
-    error = open_own_handles(server);
+    error = open_own_handles(server, setup->heartbeat_ms);
     if (error != 0) {
         return error;
     }
@@ -754,6 +779,9 @@ fb_server_close(fb_server *server)
     }
     fb_flusher_close(&server->flusher);
     fb_access_close(&server->access);
+    if (server->stats != NULL) {
+        publish(server);
+    }
     while (server->free_conns != NULL) {
         fb_conn *conn = server->free_conns;
         server->free_conns = conn->next;

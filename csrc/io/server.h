@@ -29,6 +29,7 @@
 #include "io/conn.h"
 #include "io/flusher.h"
 #include "io/listener.h"
+#include "io/stats.h"
 
 #include <stdatomic.h>
 
@@ -48,25 +49,12 @@ typedef enum fb_stop {
     FB_STOP_NOW,      /* close everything */
 } fb_stop;
 
-typedef struct fb_stats {
-    fb_count n_requests;
-    fb_count n_batches;
-    fb_count n_conns; /* accepted */
-    fb_count n_bytes_received;
-    fb_count n_bytes_sent;
-    fb_count n_rejected;       /* bad requests, and peers without a PROXY header */
-    fb_count n_fields_dropped; /* for an underscore in their names */
-    fb_count n_timed_out;
-    fb_count n_overloaded; /* of those rejected, with 503: they waited for too long */
-    fb_count n_spooled;    /* bodies */
-    fb_count batch_sizes[FB_BATCH_SLOTS + 1]; /* item n: batches of n slots */
-} fb_stats;
-
 struct fb_server {
     uv_loop_t loop;
     uv_check_t check; /* the dispatch point */
     uv_timer_t tick;  /* the coarse timer; runs while there is something to wait for */
     uv_timer_t grace; /* the end of a graceful stop */
+    uv_timer_t beat;  /* has the loop come round although nothing happens */
     uv_idle_t idle;   /* keeps the loop from waiting, in the first steps of a stop */
     uv_async_t stop;  /* fb_server_stop, from other threads */
     uv_poll_t wakeup; /* on the descriptor of Python's signals */
@@ -103,7 +91,8 @@ struct fb_server {
     atomic_int stop_wanted;   /* an fb_stop, set by any thread */
     fb_stop stopping;         /* what of it was begun */
     unsigned stop_step;       /* passes of the loop since a graceful stop began */
-    fb_stats stats;
+    fb_stats *stats;          /* own_stats, or memory that others read, too */
+    fb_stats own_stats;
 };
 
 typedef struct fb_server_setup {
@@ -116,6 +105,8 @@ typedef struct fb_server_setup {
     bool speaks_proxy;        /* every connection begins with a PROXY header */
     fb_access_setup access;   /* its descriptor is taken in any case */
     int wakeup_fd;            /* kept until the server is closed, or -1 */
+    fb_stats *stats;          /* kept: is added to; NULL: the server has its own */
+    uint64_t heartbeat_ms;    /* how old stats->beat_ms may be; 0: as old as it likes */
     const fb_server_ops *ops; /* kept */
     void *owner;              /* kept */
 } fb_server_setup;

@@ -9,6 +9,7 @@
 #include "core/limits.h"
 #include "core/status.h"
 #include "python/state.h"
+#include "python/stats.h"
 
 #include <uv.h>
 
@@ -278,7 +279,8 @@ module_exec(PyObject *module)
     py_state *state = PyModule_GetState(module);
     if ((state->names = make_names()) == NULL || make_strings(state) < 0 ||
         make_imports(state) < 0 || make_types(module, state) < 0 ||
-        add_limits(module) < 0 || add_reasons(module) < 0 || add_versions(module) < 0) {
+        add_limits(module) < 0 || add_reasons(module) < 0 || add_versions(module) < 0 ||
+        PyModule_AddIntConstant(module, "STATS_BYTES", sizeof(fb_stats)) < 0) {
         return -1;
     }
     return 0;
@@ -340,6 +342,13 @@ module_free(void *module)
     (void)module_clear(module);
 }
 
+static PyMethodDef module_methods[] = {
+    {"read_stats", py_stats_read, METH_O,
+     PyDoc_STR("read_stats(buffer, /)\n--\n\nThe counters of the server that was given "
+               "this buffer, in whatever process it is.")},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyModuleDef_Slot module_slots[] = {
     {Py_mod_exec, module_exec},
 #ifdef Py_MOD_PER_INTERPRETER_GIL_SUPPORTED
@@ -356,6 +365,7 @@ PyModuleDef py_module_def = {
     .m_name = "fastbatch._core",
     .m_doc = "The C side of fastbatch: loop, parser, batches, replies.",
     .m_size = sizeof(py_state),
+    .m_methods = module_methods,
     .m_slots = module_slots,
     .m_traverse = module_traverse,
     .m_clear = module_clear,

@@ -9,6 +9,7 @@
 #include "python/batch.h"
 #include "python/body.h"
 #include "python/limits.h"
+#include "python/stats.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -314,6 +315,8 @@ typedef struct arguments {
     PyObject *limits; /* borrowed */
     PyObject *access_log;
     const char *access_log_format; /* borrowed, as is access_log */
+    PyObject *stats;               /* borrowed, or NULL */
+    unsigned int heartbeat_ms;
 } arguments;
 
 /* Returns 0, or -1 with an exception set. */
@@ -321,16 +324,17 @@ static int
 parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
 {
     char *names[] = {
-        "dispatcher",        "listeners", "limits",
-        "server_header",     "temp_dir",  "trusted",
-        "proxy_protocol",    "wakeup_fd", "access_log",
-        "access_log_format", NULL,
+        "dispatcher", "listeners",         "limits",         "server_header",
+        "temp_dir",   "trusted",           "proxy_protocol", "wakeup_fd",
+        "access_log", "access_log_format", "stats",          "heartbeat_ms",
+        NULL,
     };
     bool ok = PyArg_ParseTupleAndKeywords(
-        args, kwargs, "OO$OyyypiOs:Server", names, &parsed->dispatcher,
+        args, kwargs, "OO$OyyypiOsOI:Server", names, &parsed->dispatcher,
         &parsed->listeners, &parsed->limits, &parsed->server_value, &parsed->temp_dir,
         &parsed->trusted, &parsed->proxy_protocol, &parsed->wakeup_fd,
-        &parsed->access_log, &parsed->access_log_format);
+        &parsed->access_log, &parsed->access_log_format, &parsed->stats,
+        &parsed->heartbeat_ms);
     return ok ? 0 : -1;
 }
 
@@ -357,11 +361,22 @@ read_access(py_server *self, const arguments *given, fb_access_setup *setup)
     return setup->fd < 0 ? -1 : 0;
 }
 
+/* Returns 0, with *stats NULL where none are given; or -1 with an exception set. */
+static int
+read_stats_memory(py_server *self, PyObject *given, fb_stats **stats)
+{
+    if (given == NULL || given == Py_None) {
+        return 0;
+    }
+    *stats = py_stats_in(given, PyBUF_WRITABLE, &self->stats_view);
+    return *stats != NULL ? 0 : -1;
+}
+
 static int
 server_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
     py_server *self = (py_server *)op;
-    arguments given;
+    arguments given = {0};
     if (parse_arguments(args, kwargs, &given) < 0) {
         return -1;
     }
@@ -375,9 +390,11 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     fb_limits limits;
+    fb_stats *stats = NULL;
     fb_access_setup access;
     if (read_access(self, &given, &access) < 0 ||
         py_limits_read(given.limits, &limits) < 0 ||
+        read_stats_memory(self, given.stats, &stats) < 0 ||
         check_server_value(given.server_value) < 0) {
         close_fds(fds, 0, n_fds);
         close_fds(&access.fd, 0, access.fd >= 0 ? 1 : 0);
@@ -396,6 +413,8 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         .speaks_proxy = given.proxy_protocol != 0,
         .access = access,
         .wakeup_fd = given.wakeup_fd,
+        .stats = stats,
+        .heartbeat_ms = given.heartbeat_ms,
         .ops = &ops,
         .owner = self,
     };
@@ -497,20 +516,6 @@ server_set_access_log(PyObject *op, PyObject *argument)
 }
 
 static PyObject *
-list_batch_sizes(const fb_stats *stats)
-{
-    PyObject *sizes = PyList_New(FB_BATCH_SLOTS + 1);
-    for (Py_ssize_t i = 0; sizes != NULL && i <= FB_BATCH_SLOTS; i++) {
-        PyObject *count =
-            PyLong_FromUnsignedLongLong(fb_count_get(&stats->batch_sizes[i]));
-        if (count == NULL || PyList_SetItem(sizes, i, count) < 0) {
-            Py_CLEAR(sizes);
-        }
-    }
-    return sizes;
-}
-
-static PyObject *
 server_stats(PyObject *op, PyObject *unused)
 {
     (void)unused;
@@ -519,20 +524,7 @@ server_stats(PyObject *op, PyObject *unused)
         PyErr_SetString(PyExc_RuntimeError, "this Server was not initialised");
         return NULL;
     }
-    const fb_stats *stats = &server->stats;
-    return Py_BuildValue(
-        "{sKsKsKsKsKsKsKsKsKsKsKsKsKsN}", "requests", fb_count_get(&stats->n_requests),
-        "batches", fb_count_get(&stats->n_batches), "connections",
-        fb_count_get(&stats->n_conns), "open_connections",
-        fb_count_get(&server->n_conns), "bytes_received",
-        fb_count_get(&stats->n_bytes_received), "bytes_sent",
-        fb_count_get(&stats->n_bytes_sent), "rejected",
-        fb_count_get(&stats->n_rejected), "timed_out",
-        fb_count_get(&stats->n_timed_out), "overloaded",
-        fb_count_get(&stats->n_overloaded), "spooled", fb_count_get(&stats->n_spooled),
-        "fields_dropped", fb_count_get(&stats->n_fields_dropped), "log_lines_dropped",
-        fb_access_lost(&server->access), "allocations",
-        fb_count_get(&server->heap.n_taken), "batch_sizes", list_batch_sizes(stats));
+    return py_stats_dict(server->stats);
 }
 
 /* ---- the type -------------------------------------------------------------------- */
@@ -572,6 +564,9 @@ server_dealloc(PyObject *op)
         fb_server_close(self->server);
         py_body_drop_released(self);
         PyMem_RawFree(self->server);
+    }
+    if (self->stats_view.obj != NULL) {
+        PyBuffer_Release(&self->stats_view);
     }
     server_clear(op);
     freefunc free_slot = PyType_GetSlot(type, Py_tp_free);

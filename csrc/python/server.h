@@ -24,6 +24,7 @@ typedef struct py_server {
     PyThreadState *thread;         /* while serve is detached */
     PyObject *raised;              /* what serve is to raise, or NULL */
     py_body *released;             /* bodies to be let go of when the loop rests */
+    Py_buffer stats_view;          /* of the memory of its stats, when .obj is set */
     bool is_serving;
     bool is_closed; /* served once already */
 } py_server;

@@ -344,7 +344,7 @@ flush(py_start *start)
         size_t n;
         int fd = fb_conn_fd(conn);
         spliced = fb_file_splice(&start->file, fd, FB_SPLICE_BYTES, &n);
-        fb_count_add(&start->server->server->stats.n_bytes_sent, n);
+        fb_count_add(&start->server->server->stats->n_bytes_sent, n);
         start->is_broken = spliced == FB_SPLICE_FAIL;
     }
 }

@@ -114,7 +114,7 @@ static bool
 is_spoiled(void)
 {
     return kernel_has_failed() || w.server.stopping == FB_STOP_NOW ||
-           fb_count_get(&w.server.stats.n_timed_out) > 0;
+           fb_count_get(&w.server.stats->n_timed_out) > 0;
 }
 
 /* ---- clients --------------------------------------------------------------------- */
@@ -255,10 +255,10 @@ check_own_reply(client *it)
     }
     it->is_rejected = true;
     if (status == 408) {
-        require(fb_count_get(&w.server.stats.n_timed_out) > 0,
+        require(fb_count_get(&w.server.stats->n_timed_out) > 0,
                 "408, but nobody was late");
     } else if (status == 503) {
-        require(fb_count_get(&w.server.stats.n_overloaded) > 0,
+        require(fb_count_get(&w.server.stats->n_overloaded) > 0,
                 "503, but nobody waited");
     } else if (status == 400 && w.server.speaks_proxy) {
         return; /* X-Forwarded-For may be malformed, which the parser does not see */

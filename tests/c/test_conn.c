@@ -413,7 +413,7 @@ test_one_connection_serves_many_requests(void)
         check_reply(&client, 200, "/hello");
     }
     CHECK_SIZE(open_conns(), 1);
-    CHECK_SIZE(fb_count_get(&w.server->stats.n_conns), 1);
+    CHECK_SIZE(fb_count_get(&w.server->stats->n_conns), 1);
     peer_close(&client);
     wait_for_conns(0);
     close_world();
@@ -469,7 +469,7 @@ test_pipelined_requests_are_answered_in_order(void)
         check_over(&client);
         peer_close(&client);
         for (size_t n = batch_sizes[i] + 1; n <= FB_BATCH_SLOTS; n++) {
-            CHECK_SIZE(fb_count_get(&w.server->stats.batch_sizes[n]), 0);
+            CHECK_SIZE(fb_count_get(&w.server->stats->batch_sizes[n]), 0);
         }
         CHECK_SIZE(w.n_requests, N_PIPELINED);
         close_world();
@@ -563,7 +563,7 @@ test_requests_of_many_connections_share_a_batch(void)
     }
     check_reply(&holder, 200, "/hold");
     peer_close(&holder);
-    CHECK(fb_count_get(&w.server->stats.n_batches) < N / 2);
+    CHECK(fb_count_get(&w.server->stats->n_batches) < N / 2);
     close_world();
 }
 
@@ -714,7 +714,7 @@ test_replies_do_not_wait_for_the_slowest_slot(void)
     w.is_held = false;
     check_reply(&client, 200, "/hold");
     check_reply(&client, 200, "/c");
-    CHECK_SIZE(fb_count_get(&w.server->stats.n_batches), 1);
+    CHECK_SIZE(fb_count_get(&w.server->stats->n_batches), 1);
     peer_close(&client);
     close_world();
 }
@@ -942,7 +942,7 @@ test_file_arrives_whole_and_in_order(void)
     }
     peer_close(&client);
     wait_for_releases();
-    CHECK(fb_count_get(&w.server->stats.n_bytes_sent) >
+    CHECK(fb_count_get(&w.server->stats->n_bytes_sent) >
           9 * (sizeof(big) - FILE_OFFSET));
     close_world();
     close(w.file);
@@ -1271,7 +1271,7 @@ test_idle_connection_is_closed_after_its_time(void)
     peer_close(&silent);
     peer_close(&client);
     wait_for_conns(0);
-    CHECK_SIZE(fb_count_get(&w.server->stats.n_timed_out), 2);
+    CHECK_SIZE(fb_count_get(&w.server->stats->n_timed_out), 2);
     close_world();
 }
 
