@@ -23,6 +23,7 @@ fb_batch_push(fb_batch *batch, void *owner, uint32_t turn, const fb_request *req
     slot->data = NULL;
     slot->turn = turn;
     slot->is_answered = false;
+    slot->is_last = false;
     slot->is_held = false;
     slot->status = 0;
     slot->n_body = 0;

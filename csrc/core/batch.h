@@ -17,6 +17,7 @@ typedef struct fb_slot {
         *data; /* the message's first byte; set by the owner's side for a dispatch */
     uint32_t turn; /* place among the slots of the same owner in this batch, from 0 */
     bool is_answered; /* a reply was given */
+    bool is_last;     /* that took along those behind it of the same owner */
     bool is_held;     /* for the access log: its line comes later, and not from here */
     int status;       /* there: of the reply, or 0: none was given */
     uint64_t n_body;  /* there: bytes of the reply's body */

@@ -967,8 +967,8 @@ put_own_reply(fb_conn *conn)
     const fb_http *http = &conn->exchange->http;
     bool ok = true;
     if (conn->reject_status != 0 && !conn->is_last_answered) {
-        ok = fb_reply_plain(&out->bytes, &conn->server->stamp, conn->reject_status,
-                            http->req.is_head, false, false);
+        ok = fb_reply_plain(&out->bytes, &conn->server->executor.stamp,
+                            conn->reject_status, http->req.is_head, false, false);
         fb_access_log_own(&conn->server->access, conn, conn->reject_status);
         conn->reject_status = 0; /* given once */
     } else if (http->wants_continue && conn->state == FB_CONN_OPEN) {
@@ -1021,6 +1021,7 @@ fb_conn_keeps_alive(const fb_conn *conn, const fb_slot *slot)
 static void
 drop_slots_behind(fb_conn *conn, fb_slot *slot)
 {
+    slot->is_last = conn->n_answered < conn->n_slots;
     for (size_t left = conn->n_slots - conn->n_answered; left > 0; left--) {
         do {
             slot++;

@@ -23,15 +23,16 @@ set_timer(fb_flusher *flusher, long ns)
 /* Each connection under the lock for itself, so that the dispatch has a turn in
  * between; the list is good for as long as it is the same dispatch. */
 static void
-flush_all(fb_flusher *flusher)
+flush_all(const fb_flusher *flusher)
 {
-    uint64_t n_begun = flusher->n_begun;
+    fb_executor *executor = &flusher->server->executor;
+    uint64_t n_begun = executor->n_begun;
     fb_conn *conn = flusher->server->touched;
-    while (conn != NULL && flusher->is_dispatching && flusher->n_begun == n_begun) {
+    while (conn != NULL && executor->is_dispatching && executor->n_begun == n_begun) {
         fb_conn_flush_early(conn);
         conn = conn->next_touched;
-        uv_mutex_unlock(&flusher->lock);
-        uv_mutex_lock(&flusher->lock);
+        fb_executor_unlock(executor);
+        fb_executor_lock(executor);
     }
 }
 
@@ -39,19 +40,20 @@ static void
 run(void *arg)
 {
     fb_flusher *flusher = arg;
+    fb_executor *executor = &flusher->server->executor;
     uint64_t n_expired;
-    uv_mutex_lock(&flusher->lock);
+    fb_executor_lock(executor);
     while (!flusher->is_ending) {
-        if (flusher->is_dispatching) {
+        if (executor->is_dispatching) {
             flush_all(flusher);
             set_timer(flusher, FB_EARLY_FLUSH_NS);
         }
-        uv_mutex_unlock(&flusher->lock);
+        fb_executor_unlock(executor);
         ssize_t n = read(flusher->timer_fd, &n_expired, sizeof(n_expired));
         (void)n; /* interrupted or not: look again */
-        uv_mutex_lock(&flusher->lock);
+        fb_executor_lock(executor);
     }
-    uv_mutex_unlock(&flusher->lock);
+    fb_executor_unlock(executor);
 }
 
 int
@@ -62,11 +64,6 @@ fb_flusher_open(fb_flusher *flusher, fb_server *server)
     if (flusher->timer_fd < 0) {
         return uv_translate_sys_error(errno);
     }
-    int error = uv_mutex_init(&flusher->lock);
-    if (error != 0) {
-        close(flusher->timer_fd);
-        return error;
-    }
     flusher->is_open = true;
     return 0;
 }
@@ -76,7 +73,6 @@ fb_flusher_close(fb_flusher *flusher)
 {
     if (flusher->is_open) {
         flusher->is_open = false;
-        uv_mutex_destroy(&flusher->lock);
         close(flusher->timer_fd);
     }
 }
@@ -96,20 +92,16 @@ fb_flusher_stop(fb_flusher *flusher)
         return;
     }
     flusher->is_running = false;
-    uv_mutex_lock(&flusher->lock);
+    fb_executor_lock(&flusher->server->executor);
     flusher->is_ending = true;
     set_timer(flusher, 1);
-    uv_mutex_unlock(&flusher->lock);
+    fb_executor_unlock(&flusher->server->executor);
     uv_thread_join(&flusher->thread);
 }
 
 void
 fb_flusher_begin(fb_flusher *flusher, size_t n_slots)
 {
-    uv_mutex_lock(&flusher->lock);
-    flusher->is_dispatching = true;
-    flusher->n_begun++;
-    uv_mutex_unlock(&flusher->lock);
     flusher->is_armed = false;
     if (n_slots > 1) {
         fb_flusher_arm(flusher);
@@ -123,24 +115,4 @@ fb_flusher_arm(fb_flusher *flusher)
         flusher->is_armed = true;
         set_timer(flusher, FB_EARLY_FLUSH_NS);
     }
-}
-
-void
-fb_flusher_end(fb_flusher *flusher)
-{
-    uv_mutex_lock(&flusher->lock);
-    flusher->is_dispatching = false;
-    uv_mutex_unlock(&flusher->lock);
-}
-
-void
-fb_flusher_lock(fb_flusher *flusher)
-{
-    uv_mutex_lock(&flusher->lock);
-}
-
-void
-fb_flusher_unlock(fb_flusher *flusher)
-{
-    uv_mutex_unlock(&flusher->lock);
 }

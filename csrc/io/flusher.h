@@ -7,29 +7,23 @@
  * runs for longer than FB_EARLY_FLUSH_NS wakes this thread. In quick batches it sleeps
  * through; all that it costs is setting its timer, once a batch.
  *
- * It touches connections under the lock alone, during a dispatch alone, and does
- * nothing but write what is in their outs. Whoever gives replies holds the lock
- * meanwhile.
+ * It touches connections under the executor's lock alone, during a dispatch alone, and
+ * does nothing but write what is in their outs. Where there are handler threads there
+ * is no flusher: the loop, which nobody holds up, does the same.
  */
 #ifndef FB_IO_FLUSHER_H
 #define FB_IO_FLUSHER_H
 
-#include <stdbool.h>
-#include <uv.h>
-
-typedef struct fb_server fb_server;
+#include "io/executor.h"
 
 typedef struct fb_flusher {
     uv_thread_t thread;
-    uv_mutex_t lock;
-    fb_server *server;   /* kept */
-    int timer_fd;        /* -1 before open */
-    bool is_open;        /* lock and timer_fd are to be closed */
-    bool is_running;     /* thread is to be joined */
-    bool is_dispatching; /* under lock: there may be something to send */
-    bool is_armed;       /* the timer is set for this dispatch; of its thread */
-    uint64_t n_begun;    /* under lock: dispatches */
-    bool is_ending;      /* under lock: the thread is to return */
+    fb_server *server; /* kept */
+    int timer_fd;      /* -1 before open */
+    bool is_open;      /* timer_fd is to be closed */
+    bool is_running;   /* thread is to be joined */
+    bool is_armed;     /* the timer is set for this dispatch; of its thread */
+    bool is_ending;    /* under the loop's executor's lock: the thread is to return */
 } fb_flusher;
 
 /* Make the flusher of server, in zeroed memory. Returns 0 or libuv's error code;
@@ -41,16 +35,11 @@ void fb_flusher_close(fb_flusher *flusher);
 int fb_flusher_start(fb_flusher *flusher);
 void fb_flusher_stop(fb_flusher *flusher);
 
-/* A dispatch of n_slots begins, and ends. */
+/* A dispatch of n_slots begins. */
 void fb_flusher_begin(fb_flusher *flusher, size_t n_slots);
-void fb_flusher_end(fb_flusher *flusher);
 
 /* What is answered is to leave although the dispatch goes on: have the timer set also
  * for a dispatch of one slot, which else has nobody to hold up. */
 void fb_flusher_arm(fb_flusher *flusher);
-
-/* Around every change of a connection during a dispatch. */
-void fb_flusher_lock(fb_flusher *flusher);
-void fb_flusher_unlock(fb_flusher *flusher);
 
 #endif

@@ -53,26 +53,6 @@ reset_batch(fb_batch *batch)
 }
 
 static void
-answer_unanswered(fb_server *server)
-{
-    for (size_t i = 0; i < server->batch.n_slots; i++) {
-        fb_slot *slot = &server->batch.slots[i];
-        if (slot->is_answered) {
-            continue;
-        }
-        bool keep_alive = fb_conn_keeps_alive(slot->owner, slot);
-        fb_out *out = fb_conn_out(slot->owner);
-        if (out != NULL &&
-            !fb_reply_plain(&out->bytes, &server->stamp, 500, slot->req.is_head,
-                            slot->req.minor == 0, keep_alive)) {
-            out->has_failed = true;
-        }
-        fb_slot_note(slot, 500, slot->req.is_head ? 0 : fb_reply_plain_len(500));
-        fb_conn_answered(slot->owner, slot, keep_alive);
-    }
-}
-
-static void
 locate_slots(fb_batch *batch)
 {
     for (size_t i = 0; i < batch->n_slots; i++) {
@@ -82,13 +62,13 @@ locate_slots(fb_batch *batch)
     }
 }
 
-static struct timespec
+/* Replies of the server's own are dated, too. */
+static void
 update_stamp(fb_server *server)
 {
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
-    fb_stamp_update(&server->stamp, now.tv_sec);
-    return now;
+    fb_stamp_update(&server->executor.stamp, now.tv_sec);
 }
 
 void
@@ -99,18 +79,18 @@ fb_server_dispatch(fb_server *server)
     fb_count_add(&server->stats->n_requests, batch->n_slots);
     fb_count_add(&server->stats->batch_sizes[batch->n_slots], 1);
     locate_slots(batch);
-    struct timespec now = update_stamp(server);
+    fb_executor *executor = &server->executor;
+    fb_executor_begin(executor);
     uint64_t began = uv_now(&server->loop);
     if (server->access.is_on) {
-        fb_access_begin(&server->access, &now, began);
+        fb_access_begin(&server->access, &executor->began, began);
     }
     fb_flusher_begin(&server->flusher, batch->n_slots);
     bool goes_on = server->ops->dispatch(server->owner, batch);
-    fb_flusher_end(&server->flusher);
     if (!goes_on) {
         fb_server_stop(server, FB_STOP_GRACEFUL);
     }
-    answer_unanswered(server);
+    fb_executor_end(executor);
     if (server->access.is_on) {
         fb_access_log_batch(&server->access, batch);
     }
@@ -670,7 +650,6 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     server->stats = setup->stats != NULL ? setup->stats : &server->own_stats;
     server->n_events = UINT64_MAX; /* none were reported yet */
     memcpy(server->server_value, setup->server_value, strlen(setup->server_value) + 1);
-    fb_stamp_init(&server->stamp, server->server_value);
     fb_batch_init(&server->batch, server->limits.batch_size);
     fb_exchange_pool_init(&server->exchanges, &server->limits, &server->heap);
     init_waits(server);
@@ -693,6 +672,10 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     }
     server->has_loop = true;
     error = open_own_handles(server, setup->heartbeat_ms);
+    if (error != 0) {
+        return error;
+    }
+    error = fb_executor_open(&server->executor, server, &server->batch);
     if (error != 0) {
         return error;
     }
@@ -778,6 +761,7 @@ fb_server_close(fb_server *server)
         server->has_loop = false;
     }
     fb_flusher_close(&server->flusher);
+    fb_executor_close(&server->executor);
     fb_access_close(&server->access);
     if (server->stats != NULL) {
         publish(server);

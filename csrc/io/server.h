@@ -27,6 +27,7 @@
 #include "core/trust.h"
 #include "io/access.h"
 #include "io/conn.h"
+#include "io/executor.h"
 #include "io/flusher.h"
 #include "io/listener.h"
 #include "io/stats.h"
@@ -66,9 +67,9 @@ struct fb_server {
     fb_heap heap;
     fb_trust trust;    /* whose X-Forwarded-* and PROXY headers are believed */
     bool speaks_proxy; /* every connection begins with a PROXY header */
-    fb_stamp stamp;
     char server_value[FB_SERVER_VALUE_BYTES];
-    char *temp_dir; /* where bodies are spooled */
+    char *temp_dir;       /* where bodies are spooled */
+    fb_executor executor; /* the loop's own */
     fb_flusher flusher;
     fb_access access;
     fb_batch batch; /* collecting, or being dispatched */

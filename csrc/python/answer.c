@@ -278,16 +278,16 @@ read_reply(const py_state *state, answer *a, PyObject *value)
 /* ---- answering ------------------------------------------------------------------- */
 
 int
-py_answer(py_server *server, fb_slot *slot, PyObject *value)
+py_answer(py_executor *executor, fb_slot *slot, PyObject *value)
 {
     answer a;
     init_answer(&a);
-    int error = read_reply(server->state, &a, value);
+    int error = read_reply(executor->server->state, &a, value);
     if (error == 0) {
-        error = py_reply_send(server, slot, &a.reply);
+        error = py_reply_send(executor, slot, &a.reply);
     }
     if (a.reply.closes != NULL && !a.reply.is_given) {
-        py_body_close(server, a.reply.closes, a.stream.context);
+        py_body_close(executor->server, a.reply.closes, a.stream.context);
     }
     fini_answer(&a);
     return error;

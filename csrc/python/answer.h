@@ -15,6 +15,6 @@
 
 /* Answer slot with value. Returns 0; or -1 with an exception set, and then nothing was
  * sent and the slot is still unanswered. Borrows value; what is sent later is kept. */
-int py_answer(py_server *server, fb_slot *slot, PyObject *value);
+int py_answer(py_executor *executor, fb_slot *slot, PyObject *value);
 
 #endif

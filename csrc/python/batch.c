@@ -6,11 +6,41 @@
 
 #include "python/answer.h"
 
+#include <pythread.h>
+
 py_batch *
 py_batch_new(const py_state *state)
 {
     allocfunc alloc = PyType_GetSlot(state->batch_type, Py_tp_alloc);
-    return (py_batch *)alloc(state->batch_type, 0);
+    py_batch *batch = (py_batch *)alloc(state->batch_type, 0);
+    if (batch != NULL) {
+        atomic_init(&batch->thread, PYTHREAD_INVALID_THREAD_ID);
+    }
+    return batch;
+}
+
+void
+py_batch_begin(py_batch *batch, py_executor *executor)
+{
+    batch->executor = executor;
+    atomic_store_explicit(&batch->thread, PyThread_get_thread_ident(),
+                          memory_order_relaxed);
+}
+
+void
+py_batch_end(py_batch *batch)
+{
+    atomic_store_explicit(&batch->thread, PYTHREAD_INVALID_THREAD_ID,
+                          memory_order_relaxed);
+    batch->executor = NULL;
+}
+
+py_executor *
+py_batch_executor(const py_batch *batch)
+{
+    /* Another thread may have the batch, but the slots are gone at any moment there. */
+    unsigned long thread = atomic_load_explicit(&batch->thread, memory_order_relaxed);
+    return thread == PyThread_get_thread_ident() ? batch->executor : NULL;
 }
 
 static void
@@ -25,18 +55,19 @@ batch_dealloc(PyObject *self)
 static Py_ssize_t
 batch_length(PyObject *self)
 {
-    return (Py_ssize_t)((py_batch *)self)->n_slots;
+    const py_executor *executor = py_batch_executor((py_batch *)self);
+    return executor != NULL ? (Py_ssize_t)fb_executor_claim_all(executor->io) : 0;
 }
 
 static PyObject *
 batch_item(PyObject *self, Py_ssize_t i)
 {
-    py_batch *batch = (py_batch *)self;
-    if (i < 0 || (size_t)i >= batch->n_slots) {
+    py_executor *executor = py_batch_executor((py_batch *)self);
+    if (executor == NULL || i < 0 || !fb_executor_claim(executor->io, (size_t)i)) {
         PyErr_SetString(PyExc_IndexError, "no such slot");
         return NULL;
     }
-    return Py_XNewRef((PyObject *)py_server_request(batch->server, (size_t)i));
+    return Py_XNewRef((PyObject *)py_executor_request(executor, (size_t)i));
 }
 
 static PyObject *
@@ -74,22 +105,22 @@ batch_subscript(PyObject *self, PyObject *key)
 
 /* Returns the slot that may be answered now, or NULL with an exception set. */
 static fb_slot *
-find_slot(py_batch *batch, PyObject *index)
+find_slot(py_executor *executor, PyObject *index)
 {
     Py_ssize_t i = PyNumber_AsSsize_t(index, PyExc_IndexError);
     if (i == -1 && PyErr_Occurred()) {
         return NULL;
     }
-    if (batch->server == NULL) {
-        PyErr_SetString(PyExc_RuntimeError, "the dispatch of this batch is over");
+    if (executor == NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the dispatch of this batch is over, or another thread's");
         return NULL;
     }
-    if (i < 0 || (size_t)i >= batch->n_slots) {
-        PyErr_Format(PyExc_IndexError, "there is no slot %zd in a batch of %zu", i,
-                     batch->n_slots);
+    if (i < 0 || !fb_executor_claim(executor->io, (size_t)i)) {
+        PyErr_Format(PyExc_IndexError, "there is no slot %zd in this batch", i);
         return NULL;
     }
-    fb_slot *slot = &batch->server->server->batch.slots[i];
+    fb_slot *slot = &executor->io->batch->slots[i];
     if (slot->is_answered) {
         PyErr_Format(PyExc_RuntimeError, "slot %zd is answered already", i);
         return NULL;
@@ -103,18 +134,17 @@ find_slot(py_batch *batch, PyObject *index)
     return slot;
 }
 
-/* Returns the slots behind slot that were answered with it, as a tuple. */
+/* Returns the slots behind slot i that were answered with it, as a tuple. */
 static PyObject *
-list_dropped(const py_batch *batch, const fb_slot *slot)
+list_dropped(const fb_batch *batch, size_t i)
 {
-    const fb_slot *slots = batch->server->server->batch.slots;
+    const fb_slot *slots = batch->slots;
     PyObject *list = PyList_New(0);
-    for (size_t i = (size_t)(slot - slots) + 1; list != NULL && i < batch->n_slots;
-         i++) {
-        if (slots[i].owner != slot->owner) {
+    for (size_t k = i + 1; list != NULL && k < batch->n_slots; k++) {
+        if (slots[k].owner != slots[i].owner) {
             continue;
         }
-        PyObject *index = PyLong_FromSize_t(i);
+        PyObject *index = PyLong_FromSize_t(k);
         if (index == NULL || PyList_Append(list, index) < 0) {
             Py_CLEAR(list);
         }
@@ -132,16 +162,16 @@ batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
         return PyErr_Format(PyExc_TypeError, "reply() takes 2 arguments, not %zd",
                             n_args);
     }
-    py_batch *batch = (py_batch *)self;
-    fb_slot *slot = find_slot(batch, args[0]);
-    if (slot == NULL || py_answer(batch->server, slot, args[1]) < 0) {
+    py_executor *executor = py_batch_executor((py_batch *)self);
+    fb_slot *slot = find_slot(executor, args[0]);
+    if (slot == NULL || py_answer(executor, slot, args[1]) < 0) {
         return NULL;
     }
-    const fb_conn *conn = slot->owner;
-    if (slot->turn + 1 < conn->n_answered) {
-        return list_dropped(batch, slot);
+    const fb_batch *batch = executor->io->batch;
+    if (!slot->is_last) {
+        Py_RETURN_NONE;
     }
-    Py_RETURN_NONE;
+    return list_dropped(batch, (size_t)(slot - batch->slots));
 }
 
 static PyObject *
@@ -171,7 +201,7 @@ static PyMethodDef batch_methods[] = {
          "    ReplyError: reply is no reply; the slot is still unanswered.\n"
          "    IndexError: there is no such slot.\n"
          "    RuntimeError: the slot is answered already, one that it was pipelined\n"
-         "        behind is not, or the dispatch is over.")},
+         "        behind is not, the dispatch is over, or it is another thread's.")},
     {"index", batch_index, METH_O,
      PyDoc_STR("index(request, /)\n--\n\nThe slot of a request.\n\nRaises:\n"
                "    ValueError: it has none.")},

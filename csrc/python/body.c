@@ -115,7 +115,7 @@ put_head(py_body *body, fb_buf *into, uint64_t len)
             0) {
         return -1;
     }
-    if (!fb_reply_head(into, &server->server->stamp, &made)) {
+    if (!fb_reply_head(into, &server->server->executor.stamp, &made)) {
         PyErr_NoMemory();
         return -1;
     }
@@ -221,8 +221,8 @@ put_failure(const py_body *body, fb_buf *into)
     into->len = 0;
     note_head(body, 500);
     note_bytes(body, asked->is_head ? 0 : fb_reply_plain_len(500));
-    bool ok = fb_reply_plain(into, &body->server->server->stamp, 500, asked->is_head,
-                             asked->is_http10, asked->keep_alive);
+    bool ok = fb_reply_plain(into, &body->server->server->executor.stamp, 500,
+                             asked->is_head, asked->is_http10, asked->keep_alive);
     return ok ? FB_PULL_END : FB_PULL_FAIL;
 }
 
@@ -307,9 +307,9 @@ hold_line(py_server *server, fb_slot *slot)
     if (!access->is_on) {
         return NULL;
     }
-    fb_flusher_lock(&server->server->flusher);
+    fb_executor_lock(&server->server->executor);
     fb_held *held = fb_access_hold(access, slot);
-    fb_flusher_unlock(&server->server->flusher);
+    fb_executor_unlock(&server->server->executor);
     return held;
 }
 

@@ -45,7 +45,7 @@ read_file(const py_gateway *self, PyObject *result, fb_file *file)
 }
 
 static int
-send_file(py_server *server, fb_slot *slot, py_start *start, fb_file *file,
+send_file(py_executor *executor, fb_slot *slot, py_start *start, fb_file *file,
           py_result *r)
 {
     py_head *head = &start->head;
@@ -58,7 +58,7 @@ send_file(py_server *server, fb_slot *slot, py_start *start, fb_file *file,
         .file = file,
         .closes = r->object,
     };
-    int error = py_reply_send(server, slot, &reply);
+    int error = py_reply_send(executor, slot, &reply);
     r->is_handed_on = reply.is_given;
     return error;
 }
@@ -66,7 +66,7 @@ send_file(py_server *server, fb_slot *slot, py_start *start, fb_file *file,
 /* Returns 1 when result was sent as a file, 0 when it is to be iterated, -1 with an
  * exception set. */
 static int
-try_file(const py_gateway *self, py_server *server, fb_slot *slot, py_start *start,
+try_file(const py_gateway *self, py_executor *executor, fb_slot *slot, py_start *start,
          py_result *r)
 {
     fb_file file = {0};
@@ -76,7 +76,7 @@ try_file(const py_gateway *self, py_server *server, fb_slot *slot, py_start *sta
     }
     int error = py_start_seal(start);
     if (error == 0) {
-        error = send_file(server, slot, start, &file, r);
+        error = send_file(executor, slot, start, &file, r);
     }
     if (!r->is_handed_on) {
         close(file.fd);
@@ -106,7 +106,7 @@ is_all_there(const py_result *r, const py_start *start, const py_asked *asked)
 }
 
 static int
-send_whole(py_server *server, fb_slot *slot, const py_start *start, py_result *r)
+send_whole(py_executor *executor, fb_slot *slot, const py_start *start, py_result *r)
 {
     const py_head *head = &start->head;
     py_asked asked = py_reply_asked(slot);
@@ -116,7 +116,7 @@ send_whole(py_server *server, fb_slot *slot, const py_start *start, py_result *r
          */
         len = r->is_whole && len > 0 && !head->has_length ? len : PY_LENGTH_UNKNOWN;
     } else if (head->has_length && len > head->length) {
-        report_excess(server, head->length);
+        report_excess(executor->server, head->length);
         len = head->length;
     }
     py_reply reply = {
@@ -130,7 +130,7 @@ send_whole(py_server *server, fb_slot *slot, const py_start *start, py_result *r
         reply.view = r->view;
         r->view.obj = NULL;
     }
-    int error = py_reply_send(server, slot, &reply);
+    int error = py_reply_send(executor, slot, &reply);
     if (reply.view.obj != NULL) {
         PyBuffer_Release(&reply.view);
     }
@@ -138,7 +138,7 @@ send_whole(py_server *server, fb_slot *slot, const py_start *start, py_result *r
 }
 
 static int
-send_stream(py_server *server, fb_slot *slot, py_start *start, py_result *r)
+send_stream(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
 {
     py_stream stream = {
         .iterator = r->iterator,
@@ -152,52 +152,52 @@ send_stream(py_server *server, fb_slot *slot, py_start *start, py_result *r)
         .stream = &stream,
         .closes = r->object,
     };
-    int error = py_reply_send(server, slot, &reply);
+    int error = py_reply_send(executor, slot, &reply);
     r->is_handed_on = reply.is_given;
     return error;
 }
 
 /* Add a body to what the client of slot is sent. Takes body. */
 static void
-put_body(py_server *server, fb_slot *slot, fb_body body)
+put_body(py_executor *executor, fb_slot *slot, fb_body body)
 {
-    fb_flusher_lock(&server->server->flusher);
+    fb_executor_lock(executor->io);
     fb_out *out = fb_conn_out(slot->owner);
     if (out != NULL) {
         (void)fb_out_add_body(out, body); /* without memory, out has failed */
     } else {
         body.ops->release(body.owner);
     }
-    fb_flusher_unlock(&server->server->flusher);
+    fb_executor_unlock(executor->io);
 }
 
 static void
-finish_slot(py_server *server, fb_slot *slot, bool keep_alive)
+finish_slot(py_executor *executor, fb_slot *slot, bool keep_alive)
 {
-    fb_flusher_lock(&server->server->flusher);
+    fb_executor_lock(executor->io);
     fb_conn_answered(slot->owner, slot, keep_alive);
-    fb_flusher_unlock(&server->server->flusher);
+    fb_executor_unlock(executor->io);
 }
 
 /* What write() has put in a file goes next. Returns 0, or -1 with an exception set. */
 static int
-put_file(py_server *server, fb_slot *slot, py_start *start)
+put_file(py_executor *executor, fb_slot *slot, py_start *start)
 {
     if (start->file.left == 0) {
         return 0;
     }
-    fb_body body = py_body_file(server, NULL, &start->file, NULL);
+    fb_body body = py_body_file(executor->server, NULL, &start->file, NULL);
     if (body.ops == NULL) {
         return -1;
     }
     start->file = (fb_file){.fd = -1};
-    put_body(server, slot, body);
+    put_body(executor, slot, body);
     return 0;
 }
 
 /* Not even the first byte is there: the head goes later, as soon as it is final. */
 static int
-send_later(py_server *server, fb_slot *slot, py_start *start, py_result *r)
+send_later(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
 {
     py_stream stream = {
         .iterator = r->iterator,
@@ -209,13 +209,13 @@ send_later(py_server *server, fb_slot *slot, py_start *start, py_result *r)
     };
     /* On 1.0 the end may be that of the connection; it has to be said now. */
     stream.asked.keep_alive = stream.asked.keep_alive && !stream.asked.is_http10;
-    fb_body body = py_body_stream(server, slot, &stream, r->object);
+    fb_body body = py_body_stream(executor->server, slot, &stream, r->object);
     if (body.ops == NULL) {
         return -1;
     }
     r->is_handed_on = true;
-    put_body(server, slot, body);
-    finish_slot(server, slot, stream.asked.keep_alive);
+    put_body(executor, slot, body);
+    finish_slot(executor, slot, stream.asked.keep_alive);
     return 0;
 }
 
@@ -241,15 +241,16 @@ new_empty_iterator(void)
 /* After write(): the head is sent, and the rest follows as a stream. There is none
  * where no body is sent, or all that was promised is given. */
 static int
-send_rest(py_server *server, fb_slot *slot, py_start *start, py_result *r)
+send_rest(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
 {
     bool has_rest = start->sends_body && !has_written_all(start);
     bool goes_on = has_rest && r->iterator != NULL;
     if (start->has_failed) {
-        PyErr_SetString(server->state->reply_error, "a piece given to write() is lost");
+        PyErr_SetString(executor->server->state->reply_error,
+                        "a piece given to write() is lost");
         return -1;
     }
-    if (put_file(server, slot, start) < 0) {
+    if (put_file(executor, slot, start) < 0) {
         return -1;
     }
     py_stream stream = {
@@ -262,40 +263,41 @@ send_rest(py_server *server, fb_slot *slot, py_start *start, py_result *r)
     };
     fb_body body = {0};
     if (stream.iterator != NULL) {
-        body = py_body_stream(server, slot, &stream, r->object);
+        body = py_body_stream(executor->server, slot, &stream, r->object);
         Py_DECREF(stream.iterator);
     }
     if (body.ops == NULL) {
         return -1;
     }
     r->is_handed_on = true;
-    put_body(server, slot, body);
-    finish_slot(server, slot, start->keep_alive);
+    put_body(executor, slot, body);
+    finish_slot(executor, slot, start->keep_alive);
     return 0;
 }
 
 static int
-send_result(py_server *server, fb_slot *slot, py_start *start, py_result *r)
+send_result(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
 {
     py_asked asked = py_reply_asked(slot);
     if (start->has_written) {
-        return send_rest(server, slot, start, r);
+        return send_rest(executor, slot, start, r);
     }
     if (r->body == NULL && !r->is_whole) {
-        return send_later(server, slot, start, r);
+        return send_later(executor, slot, start, r);
     }
     if (py_start_seal(start) < 0) {
         return -1;
     }
-    return is_all_there(r, start, &asked) ? send_whole(server, slot, start, r)
-                                          : send_stream(server, slot, start, r);
+    return is_all_there(r, start, &asked) ? send_whole(executor, slot, start, r)
+                                          : send_stream(executor, slot, start, r);
 }
 
 /* ---- one slot -------------------------------------------------------------------- */
 
 /* Returns what the application returned, new; or NULL with an exception set. */
 static PyObject *
-call_application(py_gateway *self, py_server *server, fb_slot *slot, py_start *start)
+call_application(py_gateway *self, py_executor *executor, fb_slot *slot,
+                 py_start *start)
 {
     PyObject *environ = py_environ_make(&self->environ, self->state, slot);
     if (environ == NULL) {
@@ -304,7 +306,7 @@ call_application(py_gateway *self, py_server *server, fb_slot *slot, py_start *s
     PyObject *args[] = {NULL, environ, (PyObject *)start};
     size_t n_args =
         2 | PY_VECTORCALL_ARGUMENTS_OFFSET; /* methods use the first place */
-    py_start_begin(start, server, slot);
+    py_start_begin(start, executor, slot);
     PyObject *result = PyObject_Vectorcall(self->application, args + 1, n_args, NULL);
     py_start_end(start);
     Py_DECREF(environ);
@@ -312,45 +314,45 @@ call_application(py_gateway *self, py_server *server, fb_slot *slot, py_start *s
 }
 
 static int
-answer_with(py_gateway *self, py_server *server, fb_slot *slot, py_start *start,
+answer_with(py_gateway *self, py_executor *executor, fb_slot *slot, py_start *start,
             py_result *r)
 {
-    int verdict = try_file(self, server, slot, start, r);
+    int verdict = try_file(self, executor, slot, start, r);
     if (verdict != 0) {
         return verdict < 0 ? -1 : 0;
     }
     int error = has_written_all(start) ? 0 : py_result_read(self->state, r);
-    return error < 0 ? -1 : send_result(server, slot, start, r);
+    return error < 0 ? -1 : send_result(executor, slot, start, r);
 }
 
 /* Close what the application returned, unless it is being sent. The reply leaves before
  * that, because close() may take as long as it likes: the flusher sees to it, unless
  * the slot is the only one, which it leaves to the end of the dispatch. */
 static void
-close_result(py_server *server, const fb_slot *slot, const py_result *r)
+close_result(py_executor *executor, const fb_slot *slot, const py_result *r)
 {
     if (r->object == NULL || r->is_handed_on || py_result_is_list(r)) {
         return;
     }
-    if (server->server->batch.n_slots == 1) {
-        fb_flusher_lock(&server->server->flusher);
+    if (executor->io->batch->n_slots == 1) {
+        fb_executor_lock(executor->io);
         (void)fb_conn_flush_early(slot->owner); /* what fails, fails again at the end */
-        fb_flusher_unlock(&server->server->flusher);
+        fb_executor_unlock(executor->io);
     }
-    py_body_close(server, r->object, NULL);
+    py_body_close(executor->server, r->object, NULL);
 }
 
 /* What report raises itself is logged; what is no Exception, the server keeps. */
 static void
-report_error(py_gateway *self, py_server *server, size_t i, PyObject *raised)
+report_error(py_gateway *self, py_executor *executor, size_t i, PyObject *raised)
 {
-    PyObject *request = (PyObject *)py_server_request(server, i);
+    PyObject *request = (PyObject *)py_executor_request(executor, i);
     PyObject *args[] = {request, raised};
     PyObject *result =
         request != NULL ? PyObject_Vectorcall(self->report, args, 2, NULL) : NULL;
     Py_XDECREF(result);
-    if (result == NULL && !py_server_keep_raised(server)) {
-        py_server_log(server, "an error could not be reported");
+    if (result == NULL && !py_server_keep_raised(executor->server)) {
+        py_server_log(executor->server, "an error could not be reported");
     }
 }
 
@@ -365,29 +367,29 @@ is_of_no_interest(const py_start *start)
 /* The exception that is set is the slot's: log it, and say so to the client. Returns 0;
  * or -1 when the server keeps the exception, which is to stop it. */
 static int
-fail_slot(py_gateway *self, py_server *server, size_t i, const py_start *start)
+fail_slot(py_gateway *self, py_executor *executor, size_t i, const py_start *start)
 {
-    fb_slot *slot = &server->server->batch.slots[i];
+    fb_slot *slot = &executor->io->batch->slots[i];
     bool is_its_own = PyErr_ExceptionMatches(PyExc_Exception);
     bool is_dull = is_of_no_interest(start);
     PyObject *raised = PyErr_GetRaisedException();
     if (!slot->is_answered) {
         if (start != NULL && start->has_written) {
-            py_reply_break_off(server, slot);
+            py_reply_break_off(executor, slot);
         } else {
-            py_reply_send_plain(server, slot, 500);
+            py_reply_send_plain(executor, slot, 500);
         }
     }
     if (is_its_own && !is_dull) {
-        report_error(self, server, i, raised);
+        report_error(self, executor, i, raised);
         Py_DECREF(raised);
     } else if (is_dull) {
         Py_DECREF(raised);
     } else {
         PyErr_SetRaisedException(raised);
-        (void)py_server_keep_raised(server);
+        (void)py_server_keep_raised(executor->server);
     }
-    return server->raised != NULL ? -1 : 0;
+    return executor->server->raised != NULL ? -1 : 0;
 }
 
 static py_start *
@@ -413,32 +415,32 @@ give_start(py_gateway *self, py_start *start)
 }
 
 static int
-answer_in_context(py_gateway *self, py_server *server, size_t i, py_start *start,
+answer_in_context(py_gateway *self, py_executor *executor, size_t i, py_start *start,
                   py_result *r)
 {
-    fb_slot *slot = &server->server->batch.slots[i];
-    r->object = call_application(self, server, slot, start);
-    int error = r->object != NULL ? answer_with(self, server, slot, start, r) : -1;
+    fb_slot *slot = &executor->io->batch->slots[i];
+    r->object = call_application(self, executor, slot, start);
+    int error = r->object != NULL ? answer_with(self, executor, slot, start, r) : -1;
     if (error < 0) {
-        error = fail_slot(self, server, i, start);
+        error = fail_slot(self, executor, i, start);
     }
-    close_result(server, slot, r);
+    close_result(executor, slot, r);
     return error;
 }
 
 /* Each request has a context of its own: streams go by turns, and what one sets in a
  * ContextVar is not to be seen by others. Returns as fail_slot. */
 static int
-answer_slot(py_gateway *self, py_server *server, size_t i)
+answer_slot(py_gateway *self, py_executor *executor, size_t i)
 {
     int error;
     py_start *start = take_start(self);
     py_result r = {.context = start != NULL ? PyContext_CopyCurrent() : NULL};
     if (r.context != NULL && PyContext_Enter(r.context) == 0) {
-        error = answer_in_context(self, server, i, start, &r);
+        error = answer_in_context(self, executor, i, start, &r);
         py_leave_context(self->state, r.context);
     } else {
-        error = fail_slot(self, server, i, NULL);
+        error = fail_slot(self, executor, i, NULL);
     }
     py_result_fini(&r);
     give_start(self, start);
@@ -460,11 +462,11 @@ gateway_call(PyObject *op, PyObject *args, PyObject *kwargs)
         PyErr_SetString(PyExc_RuntimeError, "this Gateway was not initialised");
         return NULL;
     }
-    py_server *server = ((py_batch *)batch)->server;
-    for (size_t i = 0; i < ((py_batch *)batch)->n_slots; i++) {
+    py_executor *executor = py_batch_executor((py_batch *)batch);
+    for (size_t i = 0; executor != NULL && fb_executor_claim(executor->io, i); i++) {
         /* A reply that says close answers those behind it, too. */
-        if (!server->server->batch.slots[i].is_answered &&
-            answer_slot(self, server, i) < 0) {
+        if (!executor->io->batch->slots[i].is_answered &&
+            answer_slot(self, executor, i) < 0) {
             break;
         }
     }

@@ -77,17 +77,17 @@ write_reply(const fb_stamp *stamp, const fb_head *head, const char *data, size_t
     return true;
 }
 
-/* Under the flusher's lock: nothing here may run Python code, or wait. */
+/* Under the executor's lock: nothing here may run Python code, or wait. */
 static bool
-put_reply(fb_server *server, fb_slot *slot, const fb_head *head, const char *data,
-          size_t len, fb_body body)
+put_reply(const fb_executor *executor, fb_slot *slot, const fb_head *head,
+          const char *data, size_t len, fb_body body)
 {
     fb_out *out = fb_conn_out(slot->owner);
     if (out == NULL) {
         if (body.ops != NULL) {
             body.ops->release(body.owner);
         }
-    } else if (!write_reply(&server->stamp, head, data, len, body, out)) {
+    } else if (!write_reply(&executor->stamp, head, data, len, body, out)) {
         return false;
     }
     fb_conn_answered(slot->owner, slot, head->keep_alive);
@@ -95,26 +95,27 @@ put_reply(fb_server *server, fb_slot *slot, const fb_head *head, const char *dat
 }
 
 int
-py_reply_send(py_server *server, fb_slot *slot, py_reply *reply)
+py_reply_send(py_executor *executor, fb_slot *slot, py_reply *reply)
 {
     fb_head head;
     fb_body body;
     py_asked asked = py_reply_asked(slot);
-    if (py_head_make(server->state, reply->head, &asked, reply->len, &head) < 0) {
+    if (py_head_make(executor->server->state, reply->head, &asked, reply->len, &head) <
+        0) {
         return -1;
     }
     note_reply(slot, reply, &asked);
-    if (make_body(server, slot, reply, &asked, &head, &body) < 0) {
+    if (make_body(executor->server, slot, reply, &asked, &head, &body) < 0) {
         return -1;
     }
     if (!reply->head->has_type && fb_status_has_body(head.status)) {
         head.content_type = reply->content_type;
     }
     bool copies = reply->data != NULL && py_head_sends_body(reply->head, &asked);
-    fb_flusher_lock(&server->server->flusher);
-    bool ok = put_reply(server->server, slot, &head, reply->data,
+    fb_executor_lock(executor->io);
+    bool ok = put_reply(executor->io, slot, &head, reply->data,
                         copies ? (size_t)reply->len : 0, body);
-    fb_flusher_unlock(&server->server->flusher);
+    fb_executor_unlock(executor->io);
     if (!ok) {
         PyErr_NoMemory();
     }
@@ -122,19 +123,19 @@ py_reply_send(py_server *server, fb_slot *slot, py_reply *reply)
 }
 
 void
-py_reply_send_plain(py_server *server, fb_slot *slot, int status)
+py_reply_send_plain(py_executor *executor, fb_slot *slot, int status)
 {
     py_asked asked = py_reply_asked(slot);
-    fb_flusher_lock(&server->server->flusher);
+    fb_executor_lock(executor->io);
     fb_out *out = fb_conn_out(slot->owner);
     if (out != NULL &&
-        !fb_reply_plain(&out->bytes, &server->server->stamp, status, asked.is_head,
+        !fb_reply_plain(&out->bytes, &executor->io->stamp, status, asked.is_head,
                         asked.is_http10, asked.keep_alive)) {
         out->has_failed = true;
     }
     fb_slot_note(slot, status, asked.is_head ? 0 : fb_reply_plain_len(status));
     fb_conn_answered(slot->owner, slot, asked.keep_alive);
-    fb_flusher_unlock(&server->server->flusher);
+    fb_executor_unlock(executor->io);
 }
 
 /* ---- breaking off ---------------------------------------------------------------- */
@@ -159,13 +160,13 @@ static const fb_body_ops broken_ops = {
 };
 
 void
-py_reply_break_off(py_server *server, fb_slot *slot)
+py_reply_break_off(py_executor *executor, fb_slot *slot)
 {
-    fb_flusher_lock(&server->server->flusher);
+    fb_executor_lock(executor->io);
     fb_out *out = fb_conn_out(slot->owner);
     if (out != NULL) {
         (void)fb_out_add_body(out, (fb_body){.ops = &broken_ops}); /* it fails, too */
     }
     fb_conn_answered(slot->owner, slot, false);
-    fb_flusher_unlock(&server->server->flusher);
+    fb_executor_unlock(executor->io);
 }

@@ -28,14 +28,14 @@ py_asked py_reply_asked(const fb_slot *slot);
 
 /* Answer slot with reply, whose objects are borrowed. Takes view. Returns 0; or -1 with
  * an exception set, and then nothing was sent and the slot is still unanswered. */
-int py_reply_send(py_server *server, fb_slot *slot, py_reply *reply);
+int py_reply_send(py_executor *executor, fb_slot *slot, py_reply *reply);
 
 /* Answer slot with a short reply of the server's own. Never fails but for want of
  * memory, when the connection is broken off. */
-void py_reply_send_plain(py_server *server, fb_slot *slot, int status);
+void py_reply_send_plain(py_executor *executor, fb_slot *slot, int status);
 
 /* The head of slot is sent, and the rest can never be: have the connection broken off,
  * once all before was sent. */
-void py_reply_break_off(py_server *server, fb_slot *slot);
+void py_reply_break_off(py_executor *executor, fb_slot *slot);
 
 #endif

@@ -55,39 +55,38 @@ py_server_log(py_server *self, const char *message)
 /* ---- dispatch -------------------------------------------------------------------- */
 
 py_request *
-py_server_request(py_server *self, size_t i)
+py_executor_request(py_executor *self, size_t i)
 {
     if (self->requests[i] == NULL) {
-        self->requests[i] = py_request_new(self->state);
+        self->requests[i] = py_request_new(self->server->state);
         if (self->requests[i] == NULL) {
             return NULL;
         }
     }
     if (self->requests[i]->req == NULL) {
-        py_request_show(self->requests[i], &self->server->batch.slots[i]);
+        py_request_show(self->requests[i], &self->io->batch->slots[i]);
     }
     return self->requests[i];
 }
 
 static bool
-begin_batch(py_server *self, size_t n_slots)
+begin_batch(py_executor *self)
 {
     if (self->batch == NULL) {
-        self->batch = py_batch_new(self->state);
+        self->batch = py_batch_new(self->server->state);
         if (self->batch == NULL) {
             return false;
         }
     }
-    self->batch->server = self;
-    self->batch->n_slots = n_slots;
+    py_batch_begin(self->batch, self);
     return true;
 }
 
 /* The batch shows nothing any more; Requests that the handler kept become its own. */
 static void
-end_batch(py_server *self, size_t n_slots)
+end_batch(py_executor *self)
 {
-    for (size_t i = 0; i < n_slots; i++) {
+    for (size_t i = 0; i < self->io->batch->n_slots; i++) {
         py_request *request = self->requests[i];
         if (request != NULL && request->req != NULL && !py_request_part(request)) {
             self->requests[i] = NULL;
@@ -96,8 +95,7 @@ end_batch(py_server *self, size_t n_slots)
     if (self->batch == NULL) {
         return;
     }
-    self->batch->server = NULL;
-    self->batch->n_slots = 0;
+    py_batch_end(self->batch);
     if (Py_REFCNT(self->batch) > 1) {
         Py_CLEAR(self->batch); /* kept: it stays empty, and is not shown again */
     }
@@ -114,19 +112,29 @@ judge_exception(py_server *self, const char *message)
     return true;
 }
 
+/* Attached. Returns false to have the server stop. */
+static bool
+dispatch(py_executor *self)
+{
+    PyObject *result = NULL;
+    if (begin_batch(self)) {
+        result = PyObject_CallOneArg(self->dispatcher, (PyObject *)self->batch);
+    }
+    bool goes_on =
+        result != NULL || judge_exception(self->server, "the dispatcher failed");
+    Py_XDECREF(result);
+    end_batch(self);
+    /* close() of an unsent body may raise, too. */
+    return goes_on && self->server->raised == NULL;
+}
+
 static bool
 on_dispatch(void *owner, fb_batch *batch)
 {
+    (void)batch; /* the loop's executor knows it */
     py_server *self = owner;
     py_server_attach(self);
-    PyObject *result = NULL;
-    if (begin_batch(self, batch->n_slots)) {
-        result = PyObject_CallOneArg(self->dispatcher, (PyObject *)self->batch);
-    }
-    bool goes_on = result != NULL || judge_exception(self, "the dispatcher failed");
-    Py_XDECREF(result);
-    end_batch(self, batch->n_slots);
-    goes_on = goes_on && self->raised == NULL; /* close() of an unsent body may raise */
+    bool goes_on = dispatch(&self->executor);
     py_server_detach(self);
     return goes_on;
 }
@@ -292,6 +300,7 @@ open_server(py_server *self, fb_server_setup *setup)
         PyErr_NoMemory();
         return -1;
     }
+    self->executor.io = &self->server->executor;
     int error = fb_server_open(self->server, setup);
     if (error != 0) {
         size_t n_taken = self->server->n_listeners;
@@ -402,7 +411,8 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         return -1;
     }
     self->state = py_state_of_type(Py_TYPE(op));
-    self->dispatcher = Py_NewRef(given.dispatcher);
+    self->executor.server = self;
+    self->executor.dispatcher = Py_NewRef(given.dispatcher);
     fb_server_setup setup = {
         .limits = &limits,
         .fds = fds,
@@ -534,23 +544,29 @@ server_traverse(PyObject *op, visitproc visit, void *arg)
 {
     py_server *self = (py_server *)op;
     Py_VISIT(Py_TYPE(op));
-    Py_VISIT(self->dispatcher);
+    Py_VISIT(self->executor.dispatcher);
     Py_VISIT(self->log_lines);
     Py_VISIT(self->raised);
     return 0;
+}
+
+static void
+clear_executor(py_executor *executor)
+{
+    Py_CLEAR(executor->dispatcher);
+    Py_CLEAR(executor->batch);
+    for (size_t i = 0; i < FB_BATCH_SLOTS; i++) {
+        Py_CLEAR(executor->requests[i]);
+    }
 }
 
 static int
 server_clear(PyObject *op)
 {
     py_server *self = (py_server *)op;
-    Py_CLEAR(self->dispatcher);
+    clear_executor(&self->executor);
     Py_CLEAR(self->log_lines);
     Py_CLEAR(self->raised);
-    Py_CLEAR(self->batch);
-    for (size_t i = 0; i < FB_BATCH_SLOTS; i++) {
-        Py_CLEAR(self->requests[i]);
-    }
     return 0;
 }
 

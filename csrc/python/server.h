@@ -11,23 +11,31 @@
 
 typedef struct py_batch py_batch;
 typedef struct py_body py_body;
+typedef struct py_server py_server;
 
-typedef struct py_server {
+/* An executor with what Python needs for its batches, again and again. */
+typedef struct py_executor {
+    py_server *server; /* borrowed: it has the executor */
+    fb_executor *io;   /* borrowed */
+    PyObject *dispatcher;
+    py_batch *batch; /* shown to the dispatcher */
+    py_request
+        *requests[FB_BATCH_SLOTS]; /* of the slots; NULL: not made yet, or kept */
+} py_executor;
+
+struct py_server {
     PyObject_HEAD
     fb_server *server;     /* NULL before init */
     const py_state *state; /* the type keeps its module alive */
-    PyObject *dispatcher;
-    PyObject *log_lines; /* takes lines of the access log, or NULL */
-    py_batch *batch;     /* shown to the dispatcher, again and again */
-    py_request
-        *requests[FB_BATCH_SLOTS]; /* of the slots; NULL: not made yet, or kept */
-    PyThreadState *thread;         /* while serve is detached */
-    PyObject *raised;              /* what serve is to raise, or NULL */
-    py_body *released;             /* bodies to be let go of when the loop rests */
-    Py_buffer stats_view;          /* of the memory of its stats, when .obj is set */
+    PyObject *log_lines;   /* takes lines of the access log, or NULL */
+    py_executor executor;  /* the loop's own */
+    PyThreadState *thread; /* while serve is detached */
+    PyObject *raised;      /* what serve is to raise, or NULL */
+    py_body *released;     /* bodies to be let go of when the loop rests */
+    Py_buffer stats_view;  /* of the memory of its stats, when .obj is set */
     bool is_serving;
     bool is_closed; /* served once already */
-} py_server;
+};
 
 /* Bind and unbind the thread state of serve. */
 void py_server_attach(py_server *self);
@@ -43,6 +51,6 @@ bool py_server_keep_raised(py_server *self);
 void py_server_log(py_server *self, const char *message);
 
 /* Returns the Request of slot i. Borrowed; NULL with an exception set. */
-py_request *py_server_request(py_server *self, size_t i);
+py_request *py_executor_request(py_executor *self, size_t i);
 
 #endif

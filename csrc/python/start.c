@@ -32,9 +32,9 @@ py_start_new(const py_state *state)
 }
 
 void
-py_start_begin(py_start *start, py_server *server, fb_slot *slot)
+py_start_begin(py_start *start, py_executor *executor, fb_slot *slot)
 {
-    start->server = server;
+    start->executor = executor;
     start->slot = slot;
     atomic_store(&start->thread, PyThread_get_thread_ident());
 }
@@ -43,7 +43,7 @@ void
 py_start_end(py_start *start)
 {
     atomic_store(&start->thread, PYTHREAD_INVALID_THREAD_ID);
-    start->server = NULL;
+    start->executor = NULL;
     start->slot = NULL;
 }
 
@@ -291,7 +291,7 @@ raise_unwritten(py_start *start, int error)
 static int
 begin_writing(py_start *start, fb_head *made)
 {
-    const py_state *state = start->server->state;
+    const py_state *state = start->executor->server->state;
     py_asked asked = py_reply_asked(start->slot);
     if (py_start_seal(start) < 0 ||
         py_head_make(state, &start->head, &asked, PY_LENGTH_UNKNOWN, made) < 0) {
@@ -312,7 +312,7 @@ check_promise(py_start *start, size_t len)
         return 0;
     }
     if (len > start->missing) {
-        PyErr_SetString(start->server->state->reply_error,
+        PyErr_SetString(start->executor->server->state->reply_error,
                         "more was written than Content-Length says");
         return -1;
     }
@@ -331,7 +331,7 @@ put_piece(const py_start *start, fb_buf *into, const char *bytes, size_t len)
                                                 : fb_buf_append(into, bytes, len);
 }
 
-/* Under the flusher's lock. Send what the socket takes: from memory, and then from the
+/* Under the executor's lock. Send what the socket takes: from memory, and then from the
  * file, if there is nothing else in between. */
 static void
 flush(py_start *start)
@@ -344,7 +344,7 @@ flush(py_start *start)
         size_t n;
         int fd = fb_conn_fd(conn);
         spliced = fb_file_splice(&start->file, fd, FB_SPLICE_BYTES, &n);
-        fb_count_add(&start->server->server->stats->n_bytes_sent, n);
+        fb_count_add(&start->executor->io->server->stats->n_bytes_sent, n);
         start->is_broken = spliced == FB_SPLICE_FAIL;
     }
 }
@@ -362,7 +362,7 @@ is_to_be_filed(const py_start *start)
 static int
 put_in_file(py_start *start, const char *bytes, size_t len)
 {
-    fb_server *server = start->server->server;
+    fb_server *server = start->executor->io->server;
     fb_buf piece;
     fb_buf_init(&piece, &server->heap);
     int error = put_piece(start, &piece, bytes, len) ? 0 : UV_ENOMEM;
@@ -388,7 +388,7 @@ put_in_memory(const py_start *start, const fb_head *head, const char *bytes, siz
     if (out == NULL) {
         return UV_EPIPE;
     }
-    const fb_stamp *stamp = &start->server->server->stamp;
+    const fb_stamp *stamp = &start->executor->io->stamp;
     if ((head != NULL && !fb_reply_head(&out->bytes, stamp, head)) ||
         !put_piece(start, &out->bytes, bytes, len)) {
         out->has_failed = true;
@@ -397,7 +397,7 @@ put_in_memory(const py_start *start, const fb_head *head, const char *bytes, siz
     return 0;
 }
 
-/* Under the flusher's lock: nothing here may run Python code. As put_in_file. */
+/* Under the executor's lock: nothing here may run Python code. As put_in_file. */
 static int
 put_and_flush(py_start *start, const fb_head *head, const char *bytes, size_t len)
 {
@@ -427,15 +427,15 @@ py_start_write(py_start *start, const char *bytes, size_t len)
         return -1;
     }
     start->has_written = true;
-    fb_flusher *flusher = &start->server->server->flusher;
-    fb_flusher_lock(flusher);
+    fb_executor *executor = start->executor->io;
+    fb_executor_lock(executor);
     int error = put_and_flush(start, is_first ? &head : NULL, bytes, len);
     if (error == 0 && start->sends_body) {
         start->slot->n_body += len;
     }
     start->has_failed = error != 0; /* a piece is missing: nothing may come behind it */
-    fb_flusher_unlock(flusher);
-    fb_flusher_arm(flusher); /* for what is left in memory */
+    fb_executor_unlock(executor);
+    fb_flusher_arm(&executor->server->flusher); /* for what is left in memory */
     return error != 0 ? raise_unwritten(start, error) : 0;
 }
 

@@ -24,14 +24,14 @@ typedef struct py_start {
     bool has_head;  /* head is what the application wants */
     bool is_sealed; /* head is on its way: nothing changes it any more */
     /* of write(): */
-    py_server *server;   /* while the application is called; NULL later */
-    fb_slot *slot;       /* there */
-    atomic_ulong thread; /* that calls it; of none at other times */
-    bool has_written;    /* the head is sent, and maybe some of the body */
-    bool has_failed;     /* a piece could not be kept: the reply cannot be whole */
-    bool is_broken;      /* the client has left */
-    bool sends_body;     /* what is written goes on the wire */
-    bool keep_alive;     /* as the head said */
+    py_executor *executor; /* while the application is called; NULL later */
+    fb_slot *slot;         /* there */
+    atomic_ulong thread;   /* that calls it; of none at other times */
+    bool has_written;      /* the head is sent, and maybe some of the body */
+    bool has_failed;       /* a piece could not be kept: the reply cannot be whole */
+    bool is_broken;        /* the client has left */
+    bool sends_body;       /* what is written goes on the wire */
+    bool keep_alive;       /* as the head said */
     fb_framing framing;
     uint64_t missing; /* with FB_FRAMING_LENGTH: bytes still promised */
     fb_file file;     /* what memory is not to hold: .left bytes are not sent; or -1 */
@@ -41,7 +41,7 @@ typedef struct py_start {
 py_start *py_start_new(const py_state *state);
 
 /* The application is about to be called for slot, and has returned. */
-void py_start_begin(py_start *start, py_server *server, fb_slot *slot);
+void py_start_begin(py_start *start, py_executor *executor, fb_slot *slot);
 void py_start_end(py_start *start);
 
 /* Takes start, which somebody may have kept. */

@@ -520,7 +520,7 @@ has_own_body(answer_kind kind)
 static void
 put_reply(fb_out *out, const fb_head *head, const char *data, const fb_body *body)
 {
-    if (!fb_reply_head(&out->bytes, &w.server.stamp, head)) {
+    if (!fb_reply_head(&out->bytes, &w.server.executor.stamp, head)) {
         out->has_failed = true;
         if (body != NULL) {
             on_release(body->owner);
@@ -639,7 +639,7 @@ stop(fb_stop how)
 static void
 flush_all_early(void)
 {
-    fb_flusher_lock(&w.server.flusher);
+    fb_executor_lock(&w.server.executor);
     for (fb_conn *conn = w.server.touched; conn != NULL; conn = conn->next_touched) {
         size_t unsent = fb_conn_unsent(conn);
         fb_early early = fb_conn_flush_early(conn);
@@ -647,7 +647,7 @@ flush_all_early(void)
         require(!fb_conn_has_sent_all(conn) || early != FB_EARLY_FULL,
                 "full, but all is sent");
     }
-    fb_flusher_unlock(&w.server.flusher);
+    fb_executor_unlock(&w.server.executor);
 }
 
 static void

@@ -145,7 +145,7 @@ answer_with(fb_slot *slot, const char *bytes, size_t len)
     fb_head head = head_of(slot, len);
     fb_out *out = fb_conn_out(slot->owner);
     if (out != NULL &&
-        (!fb_reply_head(&out->bytes, &w.server->stamp, &head) ||
+        (!fb_reply_head(&out->bytes, &w.server->executor.stamp, &head) ||
          (!slot->req.is_head && !fb_buf_append(&out->bytes, bytes, len)))) {
         out->has_failed = true;
     }
@@ -165,7 +165,7 @@ answer_with_body(fb_slot *slot, fb_body body)
     w.n_bodies++;
     if (out == NULL) {
         on_release(body.owner);
-    } else if (!fb_reply_head(&out->bytes, &w.server->stamp, &head)) {
+    } else if (!fb_reply_head(&out->bytes, &w.server->executor.stamp, &head)) {
         out->has_failed = true;
         on_release(body.owner);
     } else {
@@ -239,9 +239,9 @@ on_dispatch(void *owner, fb_batch *batch)
         }
         goes_on = goes_on && !path_is(slot, "/stop");
         if (!path_is(slot, "/nothing")) {
-            fb_flusher_lock(&w.server->flusher);
+            fb_executor_lock(&w.server->executor);
             answer(slot);
-            fb_flusher_unlock(&w.server->flusher);
+            fb_executor_unlock(&w.server->executor);
         }
     }
     return goes_on;
