@@ -355,6 +355,7 @@ class Host(Rule):
 
 BINDING = "Binding"
 BATCHING = "Batching"
+WORKING = "Workers"
 LIMITING = "Limits"
 TIMING = "Time-outs"
 REPLYING = "Replies"
@@ -426,6 +427,13 @@ class Options:
         Integer(1, LIMITS["batch_slots"], "requests"),
         "The most requests that are handed over together. Others wait for the next"
         " batch.",
+    )
+    threads: int = _option(
+        LIMITS["threads"],
+        WORKING,
+        Integer(0, LIMITS["threads_bound"], "threads"),
+        "Threads of a worker that run the handler, so that one that blocks holds up"
+        " nobody else. 0: it runs on the event loop.",
     )
     max_target: int = _option(
         LIMITS["max_target"],
@@ -610,6 +618,7 @@ class OptionArguments(TypedDict, total=False):
     interface: str
     root_path: str
     batch_size: int
+    threads: int
     max_target: int
     max_headers: int
     max_head: int

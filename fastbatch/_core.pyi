@@ -173,6 +173,18 @@ class Server:
             answered was sent.
         """
 
+    def handle(self, dispatcher: Callable[[Batch], object], /) -> None:
+        """Be a handler thread of a server with ``threads``: give its batches to
+        ``dispatcher`` until the server has ended.
+
+        Raises:
+            RuntimeError: there are as many threads as it has places for, or it has
+                ended.
+        """
+
+    def dismiss(self) -> None:
+        """Have the handler threads of a server that will not serve return."""
+
     def stop(self, now: bool = False) -> None:
         """From any thread: stop accepting, answer what has arrived, end.
 

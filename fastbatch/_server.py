@@ -112,6 +112,7 @@ class Server:
             raise TypeError("give either an Options or keyword arguments, not both")
         self._options = options
         self._make_dispatcher = dispatcher_for(handler, options)
+        self._handler_threads: list[threading.Thread] = []
         self._lock = threading.Lock()  # for the two below
         self._state = _State.NEW
         self._core: _core.Server | None = None
@@ -140,7 +141,7 @@ class Server:
         for line in self._greeting():
             log.info(line)
         try:
-            self._thread = self._make_thread()
+            self._thread = _make_thread(self._serve_in_thread, f"fastbatch {self.url}")
             self._thread.start()
         except BaseException:
             self._abandon()
@@ -276,7 +277,8 @@ class Server:
                 options.unix_mode,
             )
             try:
-                dispatcher = self._make_dispatcher([each.address for each in listeners])
+                addresses = [each.address for each in listeners]
+                dispatcher = self._make_dispatcher(addresses)
                 arguments = _core_arguments(options)
                 access_log = self._access_log.open()
                 self._core = _core.Server(
@@ -301,23 +303,34 @@ class Server:
         """Run the loop of an opened server on this thread."""
         self._serving_thread = threading.get_ident()
         try:
-            self._running_core().serve()
+            self._serve_with_threads()
         finally:
             self._close()
 
-    def _make_thread(self) -> threading.Thread:
-        name = f"fastbatch {self.url}"
+    def _serve_with_threads(self) -> None:
+        core = self._running_core()
         try:
-            return threading.Thread(
-                target=self._serve_in_thread, name=name, daemon=True
-            )
-        except RuntimeError:  # a subinterpreter with a GIL of its own has none
-            return threading.Thread(target=self._serve_in_thread, name=name)
+            for number in range(self._options.threads):
+                thread = _make_thread(self._handle, f"fastbatch handler {number}")
+                thread.start()
+                self._handler_threads.append(thread)
+            core.serve()
+        except BaseException:
+            core.dismiss()
+            raise
+        finally:
+            for thread in self._handler_threads:
+                thread.join()
+
+    def _handle(self) -> None:
+        """Be a handler thread, with a dispatcher of its own: nothing is shared."""
+        core = self._running_core()
+        core.handle(self._make_dispatcher(self.addresses))
 
     def _serve_in_thread(self) -> None:
         self._serving_thread = threading.get_ident()
         try:
-            self._running_core().serve()
+            self._serve_with_threads()
         except BaseException as error:  # noqa: BLE001 - stop() raises it
             self._error = error
             # The owner may call stop() much later, or never.
@@ -513,6 +526,13 @@ class _Signals:
             _thread.start_new_thread(tell, ())
         except RuntimeError:  # there are too many threads: it goes unsaid
             self._telling.release()
+
+
+def _make_thread(target: Callable[[], None], name: str) -> threading.Thread:
+    try:
+        return threading.Thread(target=target, name=name, daemon=True)
+    except RuntimeError:  # a subinterpreter with a GIL of its own has none of these
+        return threading.Thread(target=target, name=name)
 
 
 def _announce(server: Server) -> None:

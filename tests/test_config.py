@@ -46,6 +46,7 @@ def test_defaults_are_those_of_the_c_core() -> None:
 
 INTEGERS = {
     "batch_size": (1, 256),
+    "threads": (0, 1024),
     "backlog": (1, 65535),
     "max_target": (1, 1024**2),
     "max_headers": (1, 256),

@@ -24,6 +24,7 @@ fb_batch_push(fb_batch *batch, void *owner, uint32_t turn, const fb_request *req
     slot->turn = turn;
     slot->is_answered = false;
     slot->is_last = false;
+    slot->is_taken_back = false;
     slot->is_held = false;
     slot->status = 0;
     slot->n_body = 0;
@@ -32,6 +33,52 @@ fb_batch_push(fb_batch *batch, void *owner, uint32_t turn, const fb_request *req
     slot->client = (fb_address){.family = FB_FAMILY_NONE};
     fb_request_copy(&slot->req, req);
     return slot;
+}
+
+static void
+copy_slot(fb_slot *to, const fb_slot *from)
+{
+    memcpy(to, from, offsetof(fb_slot, req));
+    fb_request_copy(&to->req, &from->req);
+}
+
+fb_slot *
+fb_batch_move(fb_batch *to, const fb_slot *slot)
+{
+    assert(!fb_batch_is_full(to));
+    fb_slot *moved = &to->slots[to->n_slots++];
+    copy_slot(moved, slot);
+    return moved;
+}
+
+/* Close the gap of n slots at from. */
+static void
+drop_slots(fb_batch *batch, size_t from, size_t n)
+{
+    for (size_t i = from + n; n > 0 && i < batch->n_slots; i++) {
+        copy_slot(&batch->slots[i - n], &batch->slots[i]);
+    }
+    batch->n_slots -= n;
+}
+
+void
+fb_batch_drop_first(fb_batch *batch, size_t n)
+{
+    drop_slots(batch, 0, n);
+}
+
+void
+fb_batch_drop_owner(fb_batch *batch, const void *owner)
+{
+    size_t from = 0;
+    size_t n = 0;
+    for (size_t i = 0; i < batch->n_slots; i++) {
+        if (batch->slots[i].owner == owner) {
+            from = n == 0 ? i : from;
+            n++;
+        }
+    }
+    drop_slots(batch, from, n);
 }
 
 void

@@ -16,11 +16,12 @@ typedef struct fb_slot {
     const char
         *data; /* the message's first byte; set by the owner's side for a dispatch */
     uint32_t turn; /* place among the slots of the same owner in this batch, from 0 */
-    bool is_answered; /* a reply was given */
-    bool is_last;     /* that took along those behind it of the same owner */
-    bool is_held;     /* for the access log: its line comes later, and not from here */
-    int status;       /* there: of the reply, or 0: none was given */
-    uint64_t n_body;  /* there: bytes of the reply's body */
+    bool is_answered;   /* a reply was given */
+    bool is_last;       /* that took along those behind it of the same owner */
+    bool is_taken_back; /* its connection goes on, although the dispatch does, too */
+    bool is_held;    /* for the access log: its line comes later, and not from here */
+    int status;      /* there: of the reply, or 0: none was given */
+    uint64_t n_body; /* there: bytes of the reply's body */
     uint64_t answered_at; /* there: nanoseconds, if they are wanted */
     fb_address client;    /* who asks, be it through proxies; set by the owner's side */
     int file;             /* holds a body that was spooled, or -1: see fb_batch_push */
@@ -55,6 +56,16 @@ fb_slot_note(fb_slot *slot, int status, uint64_t n_body)
     slot->status = status;
     slot->n_body = n_body;
 }
+
+/* Put a copy of slot, file and all, into the next slot of another batch, which must not
+ * be full. Returns it, as fb_batch_push. */
+fb_slot *fb_batch_move(fb_batch *to, const fb_slot *slot);
+
+/* Take out the first n slots, of which the files are somebody else's now. */
+void fb_batch_drop_first(fb_batch *batch, size_t n);
+
+/* Take out the slots of owner, which are next to each other, likewise. */
+void fb_batch_drop_owner(fb_batch *batch, const void *owner);
 
 /* Empty the batch. */
 void fb_batch_reset(fb_batch *batch);

@@ -11,8 +11,8 @@ fb_heap_take(fb_heap *heap, size_t size)
 {
     void *block = calloc(1, size);
     if (block != NULL) {
-        fb_count_add(&heap->n_taken, 1);
-        heap->n_held++;
+        fb_count_add_shared(&heap->n_taken, 1);
+        fb_count_add_shared(&heap->n_held, 1);
     }
     return block;
 }
@@ -24,9 +24,9 @@ fb_heap_resize(fb_heap *heap, void *block, size_t size)
     if (resized == NULL) {
         return NULL;
     }
-    fb_count_add(&heap->n_taken, 1);
+    fb_count_add_shared(&heap->n_taken, 1);
     if (block == NULL) {
-        heap->n_held++;
+        fb_count_add_shared(&heap->n_held, 1);
     }
     return resized;
 }
@@ -35,7 +35,7 @@ void
 fb_heap_give(fb_heap *heap, void *block)
 {
     if (block != NULL) {
-        heap->n_held--;
+        fb_count_add_shared(&heap->n_held, (uint64_t)-1);
         free(block);
     }
 }

@@ -2,8 +2,8 @@
 /*
  * Where core and io take memory from: the C allocator, counted.
  *
- * One heap belongs to one worker and is touched by its thread alone. The count is how
- * the tests see that serving takes no memory in the steady state.
+ * One heap belongs to one worker; its handler threads use it, too. The count is how the
+ * tests see that serving takes no memory in the steady state.
  */
 #ifndef FB_CORE_HEAP_H
 #define FB_CORE_HEAP_H
@@ -14,7 +14,7 @@
 
 typedef struct fb_heap {
     fb_count n_taken; /* blocks taken or grown since the start */
-    uint64_t n_held;  /* blocks held now */
+    fb_count n_held;  /* blocks held now */
 } fb_heap;
 
 /* Returns size bytes, zeroed, or NULL when there is no memory. */

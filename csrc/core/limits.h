@@ -16,6 +16,11 @@
 /* Slots: the most that one call of the dispatcher covers. Then: another batch. */
 #define FB_BATCH_SLOTS 256
 
+/* Handler threads; each has room for a batch of its own, about a megabyte if it is ever
+ * used. 0: the handler runs on the loop. */
+#define FB_THREADS 0
+#define FB_THREADS_BOUND 1024
+
 /* ---- request head ---------------------------------------------------------------- */
 
 /* Bytes, as many as proxies in front allow. Then: 414. */
@@ -188,6 +193,7 @@ typedef struct fb_limits {
     size_t max_keepalive_requests; /* requests */
     uint64_t max_input_memory;     /* bytes */
     int backlog;                   /* connections */
+    size_t threads;                /* handler threads; 0: none */
     uint64_t min_rate;             /* bytes a second; 0: none */
     uint64_t keepalive_timeout_ms; /* 0: none, as for all below */
     uint64_t head_timeout_ms;

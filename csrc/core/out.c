@@ -54,6 +54,7 @@ fb_out_reset(fb_out *out)
     out->n_sent = 0;
     out->n_chunk_sent = 0;
     out->n_part_sent = 0;
+    out->is_waiting = false;
     out->has_failed = false;
 }
 
@@ -110,10 +111,11 @@ pull_stream(fb_out *out)
     fb_buf_reset(&out->chunk, 2 * (size_t)FB_OUTPUT_HIGH_WATER);
     out->n_chunk_sent = 0;
     fb_pull pulled = body->ops->pull(body->owner, &out->chunk);
+    out->is_waiting = pulled == FB_PULL_LATER;
     if (pulled == FB_PULL_FAIL) {
         out->has_failed = true;
     }
-    if (pulled == FB_PULL_MORE) {
+    if (pulled == FB_PULL_MORE || pulled == FB_PULL_LATER) {
         return false;
     }
     finish_part(out);

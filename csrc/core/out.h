@@ -13,9 +13,10 @@
 #include "core/buf.h"
 
 typedef enum fb_pull {
-    FB_PULL_MORE, /* ask again when there is room */
-    FB_PULL_END,  /* the body is complete */
-    FB_PULL_FAIL, /* it broke off: the connection must end without a proper close */
+    FB_PULL_MORE,  /* ask again when there is room */
+    FB_PULL_LATER, /* nothing now: who pulls will be told when to ask again */
+    FB_PULL_END,   /* the body is complete */
+    FB_PULL_FAIL,  /* it broke off: the connection must end without a proper close */
 } fb_pull;
 
 typedef enum fb_splice {
@@ -59,6 +60,7 @@ typedef struct fb_out {
     size_t n_chunk_sent; /* of chunk, sent */
     size_t part;         /* the first part not yet sent */
     size_t n_part_sent;  /* of that part's data, sent */
+    bool is_waiting;     /* for the stream in hand, which said later */
     bool has_failed; /* a stream broke off, or memory ran out: close, send no more */
 } fb_out;
 

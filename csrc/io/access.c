@@ -61,8 +61,9 @@ drop_lines(fb_access *access)
     fb_buf_reset(lines, FB_LOG_WAITING_BYTES);
 }
 
-void
-fb_access_hand_on(fb_access *access)
+/* Under the lock, as all above that are not of the interface. */
+static void
+hand_on(fb_access *access)
 {
     if (access->lines.len == 0) {
         return;
@@ -88,8 +89,37 @@ keep_line(fb_access *access, bool ok)
     if (!ok) {
         fb_count_add(&access->n_dropped, 1);
     } else if (access->lines.len >= FB_LOG_BUFFER_BYTES) {
-        fb_access_hand_on(access);
+        hand_on(access);
     }
+}
+
+void
+fb_access_hand_on(fb_access *access)
+{
+    if (access->is_on) {
+        uv_mutex_lock(&access->lock);
+        hand_on(access);
+        uv_mutex_unlock(&access->lock);
+    }
+}
+
+bool
+fb_access_take_lines(fb_access *access, fb_buf *lines)
+{
+    uv_mutex_lock(&access->lock);
+    *lines = access->lines;
+    fb_buf_init(&access->lines, access->heap);
+    uv_mutex_unlock(&access->lock);
+    return lines->len > 0;
+}
+
+bool
+fb_access_has_lines(fb_access *access)
+{
+    uv_mutex_lock(&access->lock);
+    bool has_lines = access->lines.len > 0;
+    uv_mutex_unlock(&access->lock);
+    return has_lines;
 }
 
 /* ---- slots ----------------------------------------------------------------------- */
@@ -110,48 +140,47 @@ line_of(fb_access *access, const fb_slot *slot)
 
 /* Returns when the request of slot was read: it may have waited for the dispatch. */
 static uint64_t
-read_at(const fb_access *access, const fb_slot *slot)
+read_at(const fb_executor *executor, const fb_slot *slot)
 {
     const fb_conn *conn = slot->owner;
-    uint64_t waited_ms = access->began_ms - conn->queued_at;
-    return access->began - waited_ms * NS_PER_MS;
+    uint64_t waited_ms = executor->shared_ms - conn->queued_at;
+    return executor->shared_ns - waited_ms * NS_PER_MS;
 }
 
 static void
-log_slot(fb_access *access, const fb_slot *slot)
+log_slot(fb_access *access, const fb_executor *executor, const fb_slot *slot)
 {
     fb_line line = line_of(access, slot);
     fb_outcome outcome = {.status = slot->status, .n_body = slot->n_body};
     if (access->is_timed) {
-        outcome.duration_ns = slot->answered_at - read_at(access, slot);
+        outcome.duration_ns = slot->answered_at - read_at(executor, slot);
     }
     keep_line(access, fb_line_append(&access->lines, &access->form, &line, &outcome));
 }
 
 void
-fb_access_log_batch(fb_access *access, const fb_batch *batch)
+fb_access_log_slots(fb_access *access, const fb_executor *executor,
+                    const fb_slot *slots, size_t n)
 {
-    for (size_t i = 0; i < batch->n_slots; i++) {
-        const fb_slot *slot = &batch->slots[i];
+    uv_mutex_lock(&access->lock);
+    fb_line_form_set_time(&access->form, &executor->began);
+    for (size_t i = 0; i < n; i++) {
         /* One that was dropped behind a reply that said close has no status. */
-        if (!slot->is_held && slot->status != 0) {
-            log_slot(access, slot);
+        if (!slots[i].is_held && slots[i].status != 0) {
+            log_slot(access, executor, &slots[i]);
         }
     }
+    uv_mutex_unlock(&access->lock);
 }
 
-fb_held *
-fb_access_hold(fb_access *access, fb_slot *slot)
+static fb_held *
+hold_line(fb_access *access, const fb_executor *executor, fb_slot *slot)
 {
-    if (!access->is_on) {
-        return NULL;
-    }
-    slot->is_held = true;
     fb_held *held = fb_heap_take(access->heap, sizeof(*held));
     fb_line line = line_of(access, slot);
     if (held != NULL) {
         held->access = access;
-        held->began = read_at(access, slot);
+        held->began = read_at(executor, slot);
         held->status = slot->status;
         held->n_body = slot->n_body;
         fb_buf_init(&held->text, access->heap);
@@ -162,6 +191,20 @@ fb_access_hold(fb_access *access, fb_slot *slot)
     }
     keep_line(access, false);
     return NULL;
+}
+
+fb_held *
+fb_access_hold(fb_access *access, const fb_executor *executor, fb_slot *slot)
+{
+    if (!access->is_on) {
+        return NULL;
+    }
+    slot->is_held = true;
+    uv_mutex_lock(&access->lock);
+    fb_line_form_set_time(&access->form, &executor->began);
+    fb_held *held = hold_line(access, executor, slot);
+    uv_mutex_unlock(&access->lock);
+    return held;
 }
 
 void
@@ -176,8 +219,10 @@ fb_access_finish(fb_held *held)
         .n_body = held->n_body,
         .duration_ns = access->is_timed ? uv_hrtime() - held->began : 0,
     };
+    uv_mutex_lock(&access->lock);
     keep_line(access, fb_line_finish(&access->lines, &access->form, &held->text,
                                      held->n_before, &outcome));
+    uv_mutex_unlock(&access->lock);
     fb_buf_fini(&held->text);
     fb_heap_give(access->heap, held);
 }
@@ -200,18 +245,28 @@ fb_access_log_own(fb_access *access, const fb_conn *conn, int status)
         line.req = &http->req;
         line.data = conn->exchange->in.data + http->req.start;
     }
-    set_client(access, &line, fb_conn_peer(conn));
     fb_outcome outcome = {
         .status = status,
         .n_body = http->req.is_head ? 0 : fb_reply_plain_len(status),
     };
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
+    uv_mutex_lock(&access->lock);
+    set_client(access, &line, fb_conn_peer(conn));
     fb_line_form_set_time(&access->form, &now);
     keep_line(access, fb_line_append(&access->lines, &access->form, &line, &outcome));
+    uv_mutex_unlock(&access->lock);
 }
 
 /* ---- life ------------------------------------------------------------------------ */
+
+static void
+close_fd(const fb_access_setup *setup)
+{
+    if (setup->has_file) {
+        close(setup->fd);
+    }
+}
 
 int
 fb_access_open(fb_access *access, fb_heap *heap, const fb_access_setup *setup)
@@ -222,6 +277,14 @@ fb_access_open(fb_access *access, fb_heap *heap, const fb_access_setup *setup)
     access->heap = heap;
     fb_line_form_init(&access->form, setup->format);
     fb_buf_init(&access->lines, heap);
+    if (access->is_on) {
+        int error = uv_mutex_init(&access->lock);
+        if (error != 0) {
+            close_fd(setup);
+            return error;
+        }
+        access->has_lock = true;
+    }
     return access->has_file ? fb_log_file_open(&access->file, heap, setup->fd) : 0;
 }
 
@@ -229,6 +292,10 @@ void
 fb_access_close(fb_access *access)
 {
     access->is_on = false;
+    if (access->has_lock) {
+        access->has_lock = false;
+        uv_mutex_destroy(&access->lock);
+    }
     fb_log_file_close(&access->file);
     if (access->heap != NULL) {
         fb_buf_fini(&access->lines);
@@ -247,16 +314,6 @@ fb_access_stop(fb_access *access)
     if (access->has_file) {
         fb_access_hand_on(access);
         fb_log_file_stop(&access->file);
-    }
-}
-
-void
-fb_access_begin(fb_access *access, const struct timespec *now, uint64_t now_ms)
-{
-    fb_line_form_set_time(&access->form, now);
-    if (access->is_timed) {
-        access->began = uv_hrtime();
-        access->began_ms = now_ms;
     }
 }
 

@@ -6,8 +6,7 @@
  * are still there. A reply that is not over then, a stream or a file, has its line held
  * until it is. Lines go to a file, or wait for the binding to fetch them.
  *
- * All functions but fb_access_reopen belong to the thread of the server. Those of held
- * lines are called under the flusher's lock when a dispatch runs: they use the heap.
+ * Slots are logged by the thread of the server; lines are held and finished by any.
  */
 #ifndef FB_IO_ACCESS_H
 #define FB_IO_ACCESS_H
@@ -15,6 +14,7 @@
 #include "core/batch.h"
 #include "core/line.h"
 #include "io/conn.h"
+#include "io/executor.h"
 #include "io/log_file.h"
 
 typedef struct fb_access_setup {
@@ -30,10 +30,10 @@ typedef struct fb_access {
     bool has_file;
     bool is_dropping; /* what was handed on last was dropped */
     fb_line_form form;
-    uint64_t began;    /* nanoseconds: the dispatch */
-    uint64_t began_ms; /* and by the loop's clock */
-    fb_buf lines;      /* formed, and not handed on */
-    fb_heap *heap;     /* kept */
+    uv_mutex_t lock; /* for all below but file */
+    bool has_lock;   /* it is to be destroyed */
+    fb_buf lines;    /* formed, and not handed on */
+    fb_heap *heap;   /* kept */
     fb_log_file file;
     fb_count n_dropped; /* lines that were not kept */
     fb_address client;  /* the last one, */
@@ -61,21 +61,24 @@ void fb_access_close(fb_access *access);
 int fb_access_start(fb_access *access);
 void fb_access_stop(fb_access *access);
 
-/* A dispatch begins, now, which is now_ms by the loop's clock. */
-void fb_access_begin(fb_access *access, const struct timespec *now, uint64_t now_ms);
-
-/* Form the lines of a batch that was answered. */
-void fb_access_log_batch(fb_access *access, const fb_batch *batch);
+/* Form the lines of n slots that were answered in the dispatch of executor. */
+void fb_access_log_slots(fb_access *access, const fb_executor *executor,
+                         const fb_slot *slots, size_t n);
 
 /* The server itself has answered the message in hand of conn. */
 void fb_access_log_own(fb_access *access, const fb_conn *conn, int status);
 
-/* Hold the line of slot, with what was noted of its reply, until fb_access_finish.
- * Returns it; or NULL: there is no log, or no memory. */
-fb_held *fb_access_hold(fb_access *access, fb_slot *slot);
+/* Hold the line of slot, in the dispatch of executor, with what was noted of its reply,
+ * until fb_access_finish. Returns it; or NULL: there is no log, or no memory. */
+fb_held *fb_access_hold(fb_access *access, const fb_executor *executor, fb_slot *slot);
 
 /* Takes held, which may be NULL: its reply is over. */
 void fb_access_finish(fb_held *held);
+
+/* Takes the lines that nobody is writing: puts them into lines, to be finished by the
+ * caller, and returns whether there are any. */
+bool fb_access_take_lines(fb_access *access, fb_buf *lines);
+bool fb_access_has_lines(fb_access *access);
 
 /* Hand on what there is, for it may be long before there is more. */
 void fb_access_hand_on(fb_access *access);

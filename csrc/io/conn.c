@@ -16,14 +16,17 @@
 #include "io/spool.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <linux/sockios.h>
 #include <sys/ioctl.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 /* Runs of bytes in one write: what uv_write holds without taking memory. */
 #define WRITE_RUNS 4
 
 static void go_on(fb_conn *conn);
+static void close_handle(fb_conn *conn);
 
 /* ---- states ---------------------------------------------------------------------- */
 
@@ -63,6 +66,12 @@ wait_of(const fb_conn *conn)
     }
     if (conn->is_writing) {
         return FB_WAIT_WRITE;
+    }
+    if (conn->awaits_body) {
+        return FB_WAIT_HANDLER;
+    }
+    if (conn->is_blocked) {
+        return FB_WAIT_QUEUE;
     }
     if (conn->is_starved) {
         return FB_WAIT_MEMORY;
@@ -135,7 +144,7 @@ update_wait(fb_conn *conn)
                does_body_drip(conn)) {
         time_out(conn);
     } else if (wait != FB_WAIT_HEAD && wait != FB_WAIT_GOODBYE &&
-               wait != FB_WAIT_MEMORY) {
+               wait != FB_WAIT_MEMORY && wait != FB_WAIT_QUEUE) {
         fb_times_renew(&server->waits[wait], &conn->wait_node, uv_now(&server->loop),
                        server->tick_ms);
     }
@@ -230,7 +239,7 @@ on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 {
     (void)suggested;
     fb_conn *conn = conn_of(handle);
-    if (!make_room(conn)) {
+    if (conn->is_queued || !make_room(conn)) {
         *buf = uv_buf_init(NULL, 0); /* on_read is then called with UV_ENOBUFS */
         return;
     }
@@ -282,6 +291,10 @@ on_read(uv_stream_t *stream, ssize_t n_read, const uv_buf_t *buf)
     if (n_read == UV_ENOBUFS && conn->is_starved) {
         stop_reading(conn);
         update_wait(conn);
+        return;
+    }
+    if (n_read == UV_ENOBUFS && conn->is_queued) {
+        stop_reading(conn);
         return;
     }
     if (n_read == UV_ENOBUFS && conn->exchange != NULL && conn->n_slots > 0) {
@@ -461,9 +474,13 @@ take_request(fb_conn *conn)
     if (req->n_dropped > 0) {
         fb_count_add(&server->stats->n_fields_dropped, req->n_dropped);
     }
-    fb_server_touch(server, conn);
-    if (conn->wait != FB_WAIT_REQUEST) {
-        start_wait(conn, FB_WAIT_REQUEST);
+    if (!fb_server_has_threads(server)) {
+        fb_server_touch(server, conn);
+        if (conn->wait != FB_WAIT_REQUEST) {
+            start_wait(conn, FB_WAIT_REQUEST);
+        }
+    } else if (conn->wait != FB_WAIT_QUEUE) {
+        start_wait(conn, FB_WAIT_QUEUE);
     }
     if (conn->n_requests >= server->limits.max_keepalive_requests) {
         conn->wants_goodbye = conn->wants_goodbye || slot->req.keep_alive;
@@ -570,17 +587,61 @@ parse_one(fb_conn *conn)
     return false;
 }
 
+/* Returns whether a request may have a slot now. Those of a connection are next to each
+ * other where handler threads share them, and given at one time. Without threads there
+ * is always a slot: a full batch is dispatched at once. */
+static bool
+has_place(const fb_conn *conn)
+{
+    const fb_batch *batch = &conn->server->batch;
+    if (fb_batch_is_full(batch) || conn->is_queued) {
+        return false;
+    }
+    return conn->n_slots == 0 || !fb_server_has_threads(conn->server) ||
+           batch->slots[batch->n_slots - 1].owner == conn;
+}
+
+/* All slots are taken, and all threads are busy: wait for one in turn, and read nothing
+ * more meanwhile. */
+static void
+block(fb_conn *conn)
+{
+    conn->is_blocked = true;
+    stop_reading(conn);
+    fb_server_block(conn->server, conn);
+    update_wait(conn);
+}
+
+void
+fb_conn_unblock(fb_conn *conn)
+{
+    conn->is_blocked = false;
+    if (conn->state == FB_CONN_OPEN) {
+        start_reading(conn);
+        fb_server_make_ready(conn->server, conn);
+    }
+}
+
 void
 fb_conn_parse(fb_conn *conn)
 {
-    if (conn->awaits_proxy && !take_proxy_header(conn)) {
+    if (conn->is_blocked || (conn->awaits_proxy && !take_proxy_header(conn))) {
         return;
     }
     conn->is_parsing = true;
-    while (conn->state == FB_CONN_OPEN && parse_one(conn)) {
+    bool goes_on = true;
+    while (conn->state == FB_CONN_OPEN && goes_on && has_place(conn)) {
+        goes_on = parse_one(conn);
     }
     conn->is_parsing = false;
     if (conn->state == FB_CONN_CLOSING) {
+        return;
+    }
+    if (conn->n_slots > 0 && fb_server_has_threads(conn->server)) {
+        return; /* it goes on when they are answered */
+    }
+    if (conn->state == FB_CONN_OPEN && goes_on) {
+        block(conn);
         return;
     }
     if (conn->is_touched) {
@@ -749,6 +810,10 @@ write_round(fb_conn *conn, stream_turn *turn)
         abort_conn(conn);
         return false;
     }
+    if (n == 0 && out->is_waiting) {
+        conn->awaits_body = true;
+        return false;
+    }
     if (is_streaming && !fb_out_is_empty(out) && !draw_round(turn, total_of(bufs, n))) {
         queue_write(conn, bufs, n);
         return false;
@@ -796,10 +861,29 @@ fb_conn_flush(fb_conn *conn)
         .splice_left = FB_SPLICE_BYTES,
     };
     while (conn->state != FB_CONN_CLOSING && exchange != NULL && !conn->is_writing &&
-           has_to_send(exchange)) {
+           !conn->awaits_body && has_to_send(exchange)) {
         while (write_round(conn, &turn)) {
         }
     }
+}
+
+/* As try_write, without libuv: the thread is not the loop's. */
+static bool
+write_early(fb_conn *conn, const uv_buf_t *bufs, size_t n, int *error)
+{
+    ssize_t sent;
+    do {
+        sent = writev(fb_conn_fd(conn), (const struct iovec *)bufs, (int)n);
+    } while (sent < 0 && errno == EINTR);
+    if (sent < 0) {
+        bool is_full = errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS;
+        *error = is_full ? 0 : uv_translate_sys_error(errno);
+        return false;
+    }
+    *error = 0;
+    fb_count_add_shared(&conn->server->stats->n_bytes_sent, (uint64_t)sent);
+    fb_out_advance(&conn->exchange->sending, (size_t)sent);
+    return (size_t)sent == total_of(bufs, n);
 }
 
 fb_early
@@ -816,7 +900,7 @@ fb_conn_flush_early(fb_conn *conn)
         }
         int error = 0; /* it shows again when the connection is settled */
         size_t n = gather(&exchange->sending, bufs);
-        if (n == 0 || !try_write(conn, bufs, n, &error)) {
+        if (n == 0 || !write_early(conn, bufs, n, &error)) {
             return n == 0 || error != 0 ? FB_EARLY_FAILED : FB_EARLY_FULL;
         }
     }
@@ -908,7 +992,7 @@ fb_conn_is_idle(const fb_conn *conn)
     fb_phase phase = exchange->http.phase;
     return (phase == FB_PHASE_START || phase == FB_PHASE_COMPLETE) &&
            !has_unparsed(conn) && conn->n_slots == 0 && !conn->is_writing &&
-           !conn->is_touched;
+           !conn->awaits_body && !conn->is_touched;
 }
 
 /* Drop what was answered; give everything back when nothing is left. */
@@ -932,7 +1016,7 @@ tidy(fb_conn *conn)
 static void
 go_on(fb_conn *conn)
 {
-    if (conn->is_writing) {
+    if (conn->is_writing || conn->awaits_body) {
         if (conn->state == FB_CONN_OPEN) {
             set_state(conn, FB_CONN_PAUSED);
             stop_reading(conn);
@@ -953,6 +1037,8 @@ go_on(fb_conn *conn)
         bool is_over = conn->has_peer_eof && !conn->is_ready;
         if (is_over || (fb_conn_is_idle(conn) && fb_server_closes_idle(conn->server))) {
             fb_conn_close(conn);
+        } else if (!conn->is_starved && !conn->is_blocked) {
+            start_reading(conn); /* it may have rested while it was queued */
         }
     }
     if (conn->state != FB_CONN_CLOSING) {
@@ -985,9 +1071,17 @@ fb_conn_settle(fb_conn *conn)
 {
     conn->n_slots = 0;
     conn->n_answered = 0;
+    conn->executor = NULL;
+    conn->is_queued = false;
     conn->queued_at = uv_now(&conn->server->loop);
+    if (conn->is_cut) {
+        close_handle(conn);
+    }
     if (conn->state == FB_CONN_CLOSING || conn->exchange == NULL) {
         return;
+    }
+    if (conn->is_last_answered) {
+        start_draining(conn);
     }
     put_own_reply(conn);
     fb_conn_flush(conn);
@@ -1045,7 +1139,6 @@ fb_conn_answered(fb_conn *conn, fb_slot *slot, bool keep_alive)
     }
     conn->is_last_answered = true;
     conn->wants_goodbye = conn->wants_goodbye || slot->req.keep_alive;
-    start_draining(conn);
     drop_slots_behind(conn, slot);
 }
 
@@ -1069,6 +1162,21 @@ does_write_progress(fb_conn *conn)
     return left < before && (left == 0 || before - left >= due);
 }
 
+/* No thread, or no slot, was free for too long. */
+static void
+leave_queue(fb_conn *conn)
+{
+    if (conn->n_slots > 0) {
+        fb_server_drop_slots(conn->server, conn);
+        conn->n_slots = 0;
+        conn->is_queued = false;
+    } else if (conn->is_blocked) {
+        fb_server_unblock(conn->server, conn);
+        conn->is_blocked = false;
+    }
+    refuse_overload(conn);
+}
+
 void
 fb_conn_expire(fb_conn *conn)
 {
@@ -1079,6 +1187,10 @@ fb_conn_expire(fb_conn *conn)
     if (conn->wait == FB_WAIT_MEMORY) {
         conn->is_starved = false;
         refuse_overload(conn);
+        return;
+    }
+    if (conn->wait == FB_WAIT_QUEUE) {
+        leave_queue(conn);
         return;
     }
     time_out(conn);
@@ -1116,22 +1228,80 @@ on_closed(uv_handle_t *handle)
     fb_server_conn_gone(server, conn);
 }
 
+static void
+close_handle(fb_conn *conn)
+{
+    conn->is_cut = false;
+    uv_close(&conn->uv.handle, on_closed);
+}
+
 void
 fb_conn_close(fb_conn *conn)
 {
     if (conn->state == FB_CONN_CLOSING) {
         return;
     }
-    set_state(conn, FB_CONN_CLOSING);
     fb_times_stop(&conn->wait_node);
-    conn->is_reading = false;
-    uv_close(&conn->uv.handle, on_closed);
+    if (conn->is_blocked) {
+        fb_server_unblock(conn->server, conn);
+        conn->is_blocked = false;
+    }
+    if (conn->executor == NULL) {
+        conn->is_reading = false;
+        set_state(conn, FB_CONN_CLOSING);
+        close_handle(conn);
+        return;
+    }
+    /* Its executor may be about to write to the socket. */
+    stop_reading(conn);
+    fb_executor_lock(conn->executor);
+    set_state(conn, FB_CONN_CLOSING);
+    fb_executor_unlock(conn->executor);
+    conn->is_cut = true;
+}
+
+void
+fb_conn_queue(fb_conn *conn)
+{
+    conn->is_queued = true;
+}
+
+void
+fb_conn_hand_over(fb_conn *conn, fb_executor *executor, fb_slot *slot)
+{
+    slot->data = conn->exchange->in.data + slot->req.start;
+    conn->executor = executor;
+    conn->is_queued = true;
+    fb_times_stop(&conn->wait_node);
+    conn->wait = FB_WAIT_HANDLER; /* in no list: however long it takes */
+}
+
+char *
+fb_conn_renew_input(fb_conn *conn)
+{
+    fb_buf *in = &conn->exchange->in;
+    char *old = in->data;
+    char *renewed = fb_heap_take(in->heap, in->cap);
+    if (renewed == NULL) {
+        return NULL;
+    }
+    memcpy(renewed, old, in->len);
+    in->data = renewed;
+    return old;
+}
+
+void
+fb_conn_resume(fb_conn *conn)
+{
+    conn->awaits_body = false;
+    fb_server_settle_soon(conn->server, conn);
 }
 
 void
 fb_conn_break_off(fb_conn *conn)
 {
-    if (fb_conn_has_sent_all(conn)) {
+    /* What an executor has of it may not be looked at, and is not sent any more. */
+    if (conn->executor == NULL && fb_conn_has_sent_all(conn)) {
         fb_conn_close(conn);
     } else {
         abort_conn(conn);

@@ -12,11 +12,11 @@
 
 #include "core/batch.h"
 #include "io/exchange.h"
+#include "io/executor.h"
 #include "io/times.h"
 
 #include <uv.h>
 
-typedef struct fb_server fb_server;
 typedef struct fb_listener fb_listener;
 
 /*
@@ -25,14 +25,14 @@ typedef struct fb_listener fb_listener;
  *            Output that does not leave at once: PAUSED. A bad request, a reply that
  *            says close, the peer's EOF with replies owed: DRAINING. EOF or a stop with
  *            nothing owed, an error, a time-out: CLOSING. While it is starved, because
- *            memory is short, it does not read.
+ *            memory is short, it does not read; nor while it is queued, or blocked.
  * PAUSED     does not read; output is on its way.
  *            All sent: OPEN. Else as OPEN.
  * DRAINING   parses nothing more; sends what it owes.
  *            All sent: LINGERING if the peer may still be sending, else CLOSING.
  * LINGERING  said goodbye; reads and discards, so that the last reply is not lost.
  *            EOF, an error, a time-out: CLOSING.
- * CLOSING    uv_close was called.
+ * CLOSING    uv_close was called; or will be, once its executor gives it back.
  *            Closed: back to the pool.
  */
 typedef enum fb_conn_state {
@@ -49,6 +49,8 @@ typedef enum fb_wait {
     FB_WAIT_HEAD,    /* the rest of a head */
     FB_WAIT_BODY,    /* the rest of a body */
     FB_WAIT_MEMORY,  /* room to read into, starved: the list is a queue */
+    FB_WAIT_QUEUE,   /* a handler thread, or a slot: the list is a queue */
+    FB_WAIT_HANDLER, /* its own: for as long as that takes */
     FB_WAIT_WRITE,   /* the peer to read */
     FB_WAIT_GOODBYE, /* the peer to close, LINGERING */
     FB_WAIT_KINDS,
@@ -67,8 +69,10 @@ typedef struct fb_conn {
     fb_exchange *exchange;        /* NULL while idle */
     struct fb_conn *next_touched; /* in server->touched */
     struct fb_conn *next_ready;   /* in server->ready */
-    struct fb_conn *prev;         /* in server->conns */
-    struct fb_conn *next;         /* there, or in the pool */
+    struct fb_conn *next_blocked; /* in server->blocked */
+    fb_executor *executor; /* of a handler thread, which has its slots; or NULL */
+    struct fb_conn *prev;  /* in server->conns */
+    struct fb_conn *next;  /* there, or in the pool */
     fb_conn_state state;
     fb_wait wait;
     uint32_t n_slots;    /* of the collecting batch, or of the one being dispatched */
@@ -77,6 +81,10 @@ typedef struct fb_conn {
     uint32_t n_requests; /* taken */
     uint64_t queued_at;  /* loop's clock: since when the next request may be waiting */
     bool is_starved;     /* it does not read, because memory is short */
+    bool is_queued;      /* its slots wait for a thread, or one has them: it rests */
+    bool is_blocked;     /* in server->blocked: its next request finds no slot */
+    bool is_cut;         /* CLOSING, and uv_close is still to be called */
+    bool awaits_body;    /* a stream of its output said later */
     bool is_touched;     /* in server->touched */
     bool is_ready;       /* in server->ready */
     bool is_parsing;     /* parse is on the stack */
@@ -129,6 +137,22 @@ bool fb_conn_has_sent_all(const fb_conn *conn);
 
 /* Returns the socket, or -1 when it is closed. */
 int fb_conn_fd(const fb_conn *conn);
+
+/* Its slots wait for a handler thread: until they are answered nothing more is read. */
+void fb_conn_queue(fb_conn *conn);
+
+/* slot is executor's from now on, until fb_conn_settle. */
+void fb_conn_hand_over(fb_conn *conn, fb_executor *executor, fb_slot *slot);
+
+/* Have other memory for what was read, for requests may still point into what there is.
+ * Returns that, which is the caller's; NULL when there is no memory. */
+char *fb_conn_renew_input(fb_conn *conn);
+
+/* There are slots again. */
+void fb_conn_unblock(fb_conn *conn);
+
+/* The stream that said later has more now. */
+void fb_conn_resume(fb_conn *conn);
 
 /* All slots of the connection are answered: flush and go on. */
 void fb_conn_settle(fb_conn *conn);

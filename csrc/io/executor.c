@@ -27,6 +27,16 @@ fb_executor_close(fb_executor *executor)
 }
 
 void
+fb_executor_note_share(fb_executor *executor)
+{
+    const fb_server *server = executor->server;
+    if (server->access.is_timed) {
+        executor->shared_ms = uv_now(&server->loop);
+        executor->shared_ns = uv_hrtime();
+    }
+}
+
+void
 fb_executor_begin(fb_executor *executor)
 {
     clock_gettime(CLOCK_REALTIME, &executor->began);
@@ -79,6 +89,12 @@ fb_executor_claim(fb_executor *executor, size_t i)
     }
     fb_executor_unlock(executor);
     return is_there;
+}
+
+size_t
+fb_executor_claimed(const fb_executor *executor)
+{
+    return executor->is_shared ? executor->n_claimed : executor->batch->n_slots;
 }
 
 size_t

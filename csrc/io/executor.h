@@ -28,7 +28,10 @@ typedef struct fb_executor {
     bool is_shared;      /* its slots can go to others: under lock, n_claimed counts */
     size_t n_claimed;    /* slots that the dispatcher has begun with */
     uint64_t n_begun;    /* under lock: dispatches */
+    atomic_bool is_slow; /* the dispatch is: the loop is to be told of each reply */
     struct timespec began; /* the dispatch */
+    uint64_t shared_ms;    /* loop's clock: when it was given the batch, */
+    uint64_t shared_ns;    /* and in nanoseconds, where the access log wants to know */
     fb_stamp stamp;        /* of its replies */
 } fb_executor;
 
@@ -36,6 +39,9 @@ typedef struct fb_executor {
  * libuv's error code; fb_executor_close must follow either way. */
 int fb_executor_open(fb_executor *executor, fb_server *server, fb_batch *batch);
 void fb_executor_close(fb_executor *executor);
+
+/* It is given a batch, now; called by the loop. */
+void fb_executor_note_share(fb_executor *executor);
 
 /* Around every change of a connection during a dispatch: nothing may run Python code or
  * wait in between. */
@@ -59,6 +65,9 @@ void fb_executor_end(fb_executor *executor);
 /* The dispatcher begins with slot i. Returns false when there is none, or it was given
  * to another executor by now. */
 bool fb_executor_claim(fb_executor *executor, size_t i);
+
+/* Returns how many slots were begun with, on the thread of the dispatch. */
+size_t fb_executor_claimed(const fb_executor *executor);
 
 /* Returns how many slots there are, and keeps all of them. */
 size_t fb_executor_claim_all(fb_executor *executor);

@@ -8,9 +8,9 @@
  */
 #include "io/server.h"
 
+#include "io/thread.h"
+
 #include <assert.h>
-#include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 /* ---- the dispatch point ---------------------------------------------------------- */
@@ -35,14 +35,15 @@ settle_touched(fb_server *server)
     while (conn != NULL) {
         fb_conn *next = conn->next_touched;
         conn->is_touched = false;
-        fb_conn_settle(conn);
+        if (conn->n_slots == 0 || !fb_server_has_threads(server)) {
+            fb_conn_settle(conn); /* else when its slots are answered */
+        }
         conn = next;
     }
 }
 
-/* Empty the batch; bodies that nobody took over are gone. */
-static void
-reset_batch(fb_batch *batch)
+void
+fb_server_reset_batch(fb_batch *batch)
 {
     for (size_t i = 0; i < batch->n_slots; i++) {
         if (batch->slots[i].file >= 0) {
@@ -71,9 +72,73 @@ update_stamp(fb_server *server)
     fb_stamp_update(&server->executor.stamp, now.tv_sec);
 }
 
+/* ---- slots that wait for a thread, and connections that wait for a slot ---------- */
+
+void
+fb_server_block(fb_server *server, fb_conn *conn)
+{
+    conn->next_blocked = NULL;
+    if (server->blocked == NULL) {
+        server->blocked = conn;
+    } else {
+        server->last_blocked->next_blocked = conn;
+    }
+    server->last_blocked = conn;
+}
+
+void
+fb_server_unblock(fb_server *server, fb_conn *conn)
+{
+    fb_conn *before = NULL;
+    fb_conn *at = server->blocked;
+    while (at != conn) {
+        before = at;
+        at = at->next_blocked;
+    }
+    if (before == NULL) {
+        server->blocked = conn->next_blocked;
+    } else {
+        before->next_blocked = conn->next_blocked;
+    }
+    if (server->last_blocked == conn) {
+        server->last_blocked = before;
+    }
+}
+
+void
+fb_server_queue(fb_server *server)
+{
+    const fb_batch *batch = &server->batch;
+    for (size_t i = 0; i < batch->n_slots; i++) {
+        fb_conn_queue(batch->slots[i].owner);
+    }
+    for (size_t n = batch->size - batch->n_slots; n > 0 && server->blocked != NULL;
+         n--) {
+        fb_conn *conn = server->blocked;
+        server->blocked = conn->next_blocked;
+        fb_conn_unblock(conn);
+    }
+}
+
+void
+fb_server_drop_slots(fb_server *server, const fb_conn *conn)
+{
+    fb_batch *batch = &server->batch;
+    for (size_t i = 0; i < batch->n_slots; i++) {
+        if (batch->slots[i].owner == conn && batch->slots[i].file >= 0) {
+            close(batch->slots[i].file);
+        }
+    }
+    fb_batch_drop_owner(batch, conn);
+}
+
 void
 fb_server_dispatch(fb_server *server)
 {
+    if (fb_server_has_threads(server)) {
+        fb_pool_share(&server->pool);
+        return;
+    }
     fb_batch *batch = &server->batch;
     fb_count_add(&server->stats->n_batches, 1);
     fb_count_add(&server->stats->n_requests, batch->n_slots);
@@ -81,10 +146,8 @@ fb_server_dispatch(fb_server *server)
     locate_slots(batch);
     fb_executor *executor = &server->executor;
     fb_executor_begin(executor);
+    fb_executor_note_share(executor);
     uint64_t began = uv_now(&server->loop);
-    if (server->access.is_on) {
-        fb_access_begin(&server->access, &executor->began, began);
-    }
     fb_flusher_begin(&server->flusher, batch->n_slots);
     bool goes_on = server->ops->dispatch(server->owner, batch);
     if (!goes_on) {
@@ -92,9 +155,9 @@ fb_server_dispatch(fb_server *server)
     }
     fb_executor_end(executor);
     if (server->access.is_on) {
-        fb_access_log_batch(&server->access, batch);
+        fb_access_log_slots(&server->access, executor, batch->slots, batch->n_slots);
     }
-    reset_batch(batch);
+    fb_server_reset_batch(batch);
     uv_update_time(&server->loop);
     server->held_ms += uv_now(&server->loop) - began;
     settle_touched(server);
@@ -181,15 +244,29 @@ parse_ready(fb_server *server)
 static void
 work_off(fb_server *server)
 {
-    while (server->batch.n_slots > 0 || server->touched != NULL ||
+    bool has_threads = fb_server_has_threads(server);
+    while ((server->batch.n_slots > 0 && !has_threads) || server->touched != NULL ||
            server->ready != NULL) {
         parse_ready(server);
-        if (server->batch.n_slots > 0) {
+        if (server->batch.n_slots > 0 && !has_threads) {
             fb_server_dispatch(server);
         } else {
             update_stamp(server);
             settle_touched(server);
         }
+    }
+}
+
+/* As work_off; threads that are idle are given what there is, which makes room. */
+static void
+work_off_and_share(fb_server *server)
+{
+    work_off(server);
+    if (fb_server_has_threads(server)) {
+        do {
+            fb_pool_share(&server->pool);
+            work_off(server);
+        } while (server->blocked != NULL && !fb_batch_is_full(&server->batch));
     }
 }
 
@@ -225,11 +302,13 @@ close_idle_conns(fb_server *server)
 static void
 close_conns(fb_server *server)
 {
-    reset_batch(&server->batch);
+    fb_server_reset_batch(&server->batch);
     server->touched = NULL;
     server->ready = NULL;
     for (fb_conn *conn = server->conns; conn != NULL; conn = conn->next) {
-        conn->n_slots = 0;
+        if (conn->executor == NULL) {
+            conn->n_slots = 0;
+        }
         conn->is_touched = false;
         conn->is_ready = false;
         fb_conn_break_off(conn);
@@ -247,6 +326,7 @@ close_own_handles(fb_server *server)
     close_handle((uv_handle_t *)&server->idle);
     close_handle((uv_handle_t *)&server->stop);
     close_handle((uv_handle_t *)&server->wakeup);
+    fb_pool_wind_up(&server->pool);
 }
 
 static void
@@ -398,7 +478,7 @@ work_off_tick(fb_server *server)
     server->is_tick_due = false;
     expire_waits(server);
     unload_bodies(server);
-    work_off(server);
+    work_off_and_share(server);
     fb_access_hand_on(&server->access);
     if (fb_count_get(&server->n_conns) == 0) {
         uv_timer_stop(&server->tick);
@@ -420,7 +500,7 @@ static void
 on_check(uv_check_t *check)
 {
     fb_server *server = check->data;
-    work_off(server);
+    work_off_and_share(server);
     if (server->is_tick_due) {
         work_off_tick(server);
     }
@@ -632,6 +712,8 @@ init_waits(fb_server *server)
     fb_times_init(&server->waits[FB_WAIT_HEAD], limits->head_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_BODY], limits->body_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_MEMORY], memory_timeout_ms(limits));
+    fb_times_init(&server->waits[FB_WAIT_QUEUE], limits->queue_timeout_ms);
+    fb_times_init(&server->waits[FB_WAIT_HANDLER], 0);
     fb_times_init(&server->waits[FB_WAIT_WRITE], limits->write_timeout_ms);
     fb_times_init(&server->waits[FB_WAIT_GOODBYE], FB_LINGER_TIMEOUT_MS);
     uint64_t tick = min_wait(server) / 4;
@@ -679,6 +761,10 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     if (error != 0) {
         return error;
     }
+    error = fb_pool_open(&server->pool, server, server->limits.threads);
+    if (error != 0) {
+        return error;
+    }
     error = fb_flusher_open(&server->flusher, server);
     if (error != 0) {
         return error;
@@ -687,42 +773,15 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     return error != 0 ? error : open_wakeup(server, setup->wakeup_fd);
 }
 
-static bool
-is_sigpipe_ignored(void)
-{
-    struct sigaction action;
-    return sigaction(SIGPIPE, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
-}
-
-/* libuv's writes raise SIGPIPE when the peer has left. Python ignores it; where a
- * program has turned it on again, it is blocked on this thread, and taken away at the
- * end. */
-static bool
-block_sigpipe(sigset_t *sigpipe, sigset_t *before)
-{
-    if (is_sigpipe_ignored()) {
-        return false;
-    }
-    sigemptyset(sigpipe);
-    sigaddset(sigpipe, SIGPIPE);
-    pthread_sigmask(SIG_BLOCK, sigpipe, before);
-    return !sigismember(before, SIGPIPE);
-}
-
-static void
-unblock_sigpipe(const sigset_t *sigpipe, const sigset_t *before)
-{
-    const struct timespec now = {0, 0};
-    (void)sigtimedwait(sigpipe, NULL, &now); /* it was raised, or not */
-    pthread_sigmask(SIG_SETMASK, before, NULL);
-}
-
 /* Returns 0 or libuv's error code; stop_threads must follow either way. */
 static int
 start_threads(fb_server *server)
 {
     int error = fb_access_start(&server->access);
-    return error != 0 ? error : fb_flusher_start(&server->flusher);
+    if (error != 0 || fb_server_has_threads(server)) {
+        return error;
+    }
+    return fb_flusher_start(&server->flusher);
 }
 
 static void
@@ -735,16 +794,14 @@ stop_threads(fb_server *server)
 int
 fb_server_run(fb_server *server)
 {
-    sigset_t sigpipe, before;
-    bool is_blocked = block_sigpipe(&sigpipe, &before);
+    fb_sigpipe sigpipe;
+    fb_sigpipe_block(&sigpipe);
     int error = start_threads(server);
     if (error == 0) {
         uv_run(&server->loop, UV_RUN_DEFAULT);
     }
     stop_threads(server);
-    if (is_blocked) {
-        unblock_sigpipe(&sigpipe, &before);
-    }
+    fb_sigpipe_unblock(&sigpipe);
     return error;
 }
 
@@ -762,6 +819,7 @@ fb_server_close(fb_server *server)
     }
     fb_flusher_close(&server->flusher);
     fb_executor_close(&server->executor);
+    fb_pool_close(&server->pool);
     fb_access_close(&server->access);
     if (server->stats != NULL) {
         publish(server);

@@ -17,8 +17,9 @@
  *   sending                                    reply may be added during a write
  *   fb_body       the binding     fb_out       sent or dropped: released either way
  *
- * All functions but fb_server_stop belong to the thread that runs the server. The one
- * other thread that touches connections is the flusher, under its lock.
+ * All functions but fb_server_stop belong to the thread that runs the server. Other
+ * threads touch connections during a dispatch, under the lock of its executor: the
+ * flusher, or a handler thread.
  */
 #ifndef FB_IO_SERVER_H
 #define FB_IO_SERVER_H
@@ -30,6 +31,7 @@
 #include "io/executor.h"
 #include "io/flusher.h"
 #include "io/listener.h"
+#include "io/pool.h"
 #include "io/stats.h"
 
 #include <stdatomic.h>
@@ -70,6 +72,7 @@ struct fb_server {
     char server_value[FB_SERVER_VALUE_BYTES];
     char *temp_dir;       /* where bodies are spooled */
     fb_executor executor; /* the loop's own */
+    fb_pool pool;         /* of handler threads */
     fb_flusher flusher;
     fb_access access;
     fb_batch batch; /* collecting, or being dispatched */
@@ -80,6 +83,8 @@ struct fb_server {
     fb_count n_conns; /* how many */
     fb_conn *touched; /* to be settled after the dispatch */
     fb_conn *ready;   /* have received bytes that are not parsed */
+    fb_conn *blocked; /* likewise, and find no slot: in order */
+    fb_conn *last_blocked;
     fb_time_list waits[FB_WAIT_KINDS];
     uint64_t polled_at; /* loop's clock: when the events in hand were reported */
     uint64_t n_events;  /* reported then, and before */
@@ -141,6 +146,27 @@ bool fb_server_has_starved(const fb_server *server);
 
 /* Hand the batch over and settle whoever was in it. */
 void fb_server_dispatch(fb_server *server);
+
+/* Returns whether handler threads run the dispatcher, and not the loop. */
+static inline bool
+fb_server_has_threads(const fb_server *server)
+{
+    return server->pool.n_hands > 0;
+}
+
+/* What was collected, and was not shared out, waits for a thread. Who was blocked goes
+ * on as far as there are slots. */
+void fb_server_queue(fb_server *server);
+
+/* Have conn wait for a slot, or no more. */
+void fb_server_block(fb_server *server, fb_conn *conn);
+void fb_server_unblock(fb_server *server, fb_conn *conn);
+
+/* Take the slots of conn out of the collected batch. */
+void fb_server_drop_slots(fb_server *server, const fb_conn *conn);
+
+/* Empty a batch; bodies that nobody took over are gone. */
+void fb_server_reset_batch(fb_batch *batch);
 
 /* Have conn settled after the dispatch, or before the loop waits. */
 void fb_server_touch(fb_server *server, fb_conn *conn);

@@ -24,3 +24,41 @@ fb_thread_start(uv_thread_t *thread, void (*run)(void *arg), void *arg)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return error;
 }
+
+static bool
+is_ignored(int number)
+{
+    struct sigaction action;
+    return sigaction(number, NULL, &action) == 0 && action.sa_handler == SIG_IGN;
+}
+
+static void
+make_sigpipe(sigset_t *set)
+{
+    sigemptyset(set);
+    sigaddset(set, SIGPIPE);
+}
+
+void
+fb_sigpipe_block(fb_sigpipe *sigpipe)
+{
+    sigpipe->is_blocked = !is_ignored(SIGPIPE);
+    if (sigpipe->is_blocked) {
+        sigset_t set;
+        make_sigpipe(&set);
+        pthread_sigmask(SIG_BLOCK, &set, &sigpipe->before);
+        sigpipe->is_blocked = !sigismember(&sigpipe->before, SIGPIPE);
+    }
+}
+
+void
+fb_sigpipe_unblock(const fb_sigpipe *sigpipe)
+{
+    if (sigpipe->is_blocked) {
+        sigset_t set;
+        make_sigpipe(&set);
+        const struct timespec now = {0, 0};
+        (void)sigtimedwait(&set, NULL, &now); /* it was raised, or not */
+        pthread_sigmask(SIG_SETMASK, &sigpipe->before, NULL);
+    }
+}

@@ -2,8 +2,11 @@
 /*
  * Streaming iterators with backpressure, and keeping objects alive while they are sent.
  *
- * release is called detached, on the loop's thread: it only puts the body on a list of
- * the server, and that list is worked off when attached next.
+ * release is called detached, on any thread: it only puts the body on a list of the
+ * server, and that list is worked off when attached next.
+ *
+ * Without handler threads the loop attaches and asks a stream for its next item; with
+ * them that is a job for one of them, and the connection waits.
  */
 #include "python/body.h"
 
@@ -26,7 +29,6 @@ note_bytes(const py_body *body, uint64_t n)
     }
 }
 
-/* On the loop's thread: bodies that have a line are never released on another one. */
 static void
 finish_line(py_body *body)
 {
@@ -38,12 +40,23 @@ finish_line(py_body *body)
 }
 
 static void
+push_released(py_body *body)
+{
+    py_server *server = body->server;
+    body->next = atomic_load(&server->released);
+    while (!atomic_compare_exchange_weak(&server->released, &body->next, body)) {
+    }
+}
+
+static void
 on_release(void *owner)
 {
     py_body *body = owner;
     finish_line(body);
-    body->next = body->server->released;
-    body->server->released = body;
+    body->is_released = true;
+    if (body->pulling != PY_PULLING_BUSY) {
+        push_released(body);
+    }
 }
 
 /* ---- pulling --------------------------------------------------------------------- */
@@ -103,6 +116,16 @@ put_bytes(py_body *body, fb_buf *into, const Py_buffer *view)
     return 0;
 }
 
+/* Such heads are rare, and made on any thread: each has a stamp of its own. */
+static void
+make_stamp(const py_server *server, fb_stamp *stamp)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    fb_stamp_init(stamp, server->server->server_value);
+    fb_stamp_update(stamp, now.tv_sec);
+}
+
 /* The head that start_response was given, before a body of len bytes. */
 static int
 put_head(py_body *body, fb_buf *into, uint64_t len)
@@ -115,7 +138,9 @@ put_head(py_body *body, fb_buf *into, uint64_t len)
             0) {
         return -1;
     }
-    if (!fb_reply_head(into, &server->server->executor.stamp, &made)) {
+    fb_stamp stamp;
+    make_stamp(server, &stamp);
+    if (!fb_reply_head(into, &stamp, &made)) {
         PyErr_NoMemory();
         return -1;
     }
@@ -221,17 +246,18 @@ put_failure(const py_body *body, fb_buf *into)
     into->len = 0;
     note_head(body, 500);
     note_bytes(body, asked->is_head ? 0 : fb_reply_plain_len(500));
-    bool ok = fb_reply_plain(into, &body->server->server->executor.stamp, 500,
-                             asked->is_head, asked->is_http10, asked->keep_alive);
+    fb_stamp stamp;
+    make_stamp(body->server, &stamp);
+    bool ok = fb_reply_plain(into, &stamp, 500, asked->is_head, asked->is_http10,
+                             asked->keep_alive);
     return ok ? FB_PULL_END : FB_PULL_FAIL;
 }
 
+/* Attached. */
 static fb_pull
-on_pull(void *owner, fb_buf *into)
+pull(py_body *body, fb_buf *into)
 {
-    py_body *body = owner;
     py_server *server = body->server;
-    py_server_attach(server);
     fb_pull pulled = FB_PULL_FAIL;
     if (PyContext_Enter(body->stream.context) == 0) {
         pulled = pull_item(body, into);
@@ -241,15 +267,80 @@ on_pull(void *owner, fb_buf *into)
         if (!py_server_keep_raised(server)) {
             py_server_log(server, "a streamed reply broke off");
         }
-        if (server->raised != NULL) {
+        if (atomic_load(&server->raised) != NULL) {
             fb_server_stop(server->server, FB_STOP_GRACEFUL);
         }
         if (body->stream.is_unsent) {
             pulled = put_failure(body, into);
         }
     }
-    py_server_detach(server);
     return pulled;
+}
+
+static fb_pull
+on_pull(void *owner, fb_buf *into)
+{
+    py_body *body = owner;
+    py_server_attach(body->server);
+    fb_pull pulled = pull(body, into);
+    py_server_detach(body->server);
+    return pulled;
+}
+
+/* ---- pulling by handler threads -------------------------------------------------- */
+
+static py_body *
+body_of(fb_job *job)
+{
+    return (py_body *)(void *)((char *)job - offsetof(py_body, job));
+}
+
+static void
+run_pull(fb_job *job, fb_executor *executor)
+{
+    (void)executor;
+    py_body *body = body_of(job);
+    body->verdict = pull(body, &body->pulled);
+}
+
+static void
+finish_pull(fb_job *job)
+{
+    py_body *body = body_of(job);
+    body->pulling = PY_PULLING_READY;
+    if (body->is_released) {
+        push_released(body);
+    } else {
+        fb_conn_resume(body->conn);
+    }
+}
+
+/* What was pulled goes into an empty buffer of the same heap. */
+static fb_pull
+take_pulled(py_body *body, fb_buf *into)
+{
+    fb_buf empty = *into;
+    *into = body->pulled;
+    body->pulled = empty;
+    body->pulling = PY_PULLING_IDLE;
+    return body->verdict;
+}
+
+static fb_pull
+on_pull_later(void *owner, fb_buf *into)
+{
+    py_body *body = owner;
+    switch (body->pulling) {
+    case PY_PULLING_READY:
+        return take_pulled(body, into);
+    case PY_PULLING_IDLE:
+        body->pulling = PY_PULLING_BUSY;
+        fb_pool_submit(&body->server->server->pool, &body->job);
+        return FB_PULL_LATER;
+    case PY_PULLING_BUSY:
+        break;
+    }
+    return FB_PULL_LATER;
 }
 
 /* ---- files: without Python, but for the log -------------------------------------- */
@@ -292,26 +383,13 @@ on_splice_file(void *owner, int fd, size_t most, size_t *n_sent)
 /* ---- making and dropping --------------------------------------------------------- */
 
 static const fb_body_ops stream_ops = {.pull = on_pull, .release = on_release};
+static const fb_body_ops later_ops = {.pull = on_pull_later, .release = on_release};
 static const fb_body_ops in_place_ops = {.release = on_release};
 static const fb_body_ops file_ops = {
     .pull = on_pull_file,
     .splice = on_splice_file,
     .release = on_release,
 };
-
-/* While a dispatch runs, the flusher gives memory back to the heap of the log, too. */
-static fb_held *
-hold_line(py_server *server, fb_slot *slot)
-{
-    fb_access *access = &server->server->access;
-    if (!access->is_on) {
-        return NULL;
-    }
-    fb_executor_lock(&server->server->executor);
-    fb_held *held = fb_access_hold(access, slot);
-    fb_executor_unlock(&server->server->executor);
-    return held;
-}
 
 static py_body *
 new_body(py_server *server)
@@ -327,10 +405,11 @@ new_body(py_server *server)
 }
 
 fb_body
-py_body_stream(py_server *server, fb_slot *slot, const py_stream *stream,
+py_body_stream(py_executor *executor, fb_slot *slot, const py_stream *stream,
                PyObject *closes)
 {
-    py_body *body = new_body(server);
+    fb_server *server = executor->io->server;
+    py_body *body = new_body(executor->server);
     if (body == NULL) {
         return (fb_body){0};
     }
@@ -340,21 +419,26 @@ py_body_stream(py_server *server, fb_slot *slot, const py_stream *stream,
     Py_XINCREF(stream->context);
     Py_XINCREF((PyObject *)stream->start);
     body->closes = Py_XNewRef(closes);
-    body->held = hold_line(server, slot);
-    return (fb_body){.ops = &stream_ops, .owner = body};
+    body->held = fb_access_hold(&server->access, executor->io, slot);
+    body->job = (fb_job){.run = run_pull, .finish = finish_pull};
+    body->conn = slot->owner;
+    fb_buf_init(&body->pulled, &server->heap);
+    bool has_threads = fb_server_has_threads(server);
+    return (fb_body){.ops = has_threads ? &later_ops : &stream_ops, .owner = body};
 }
 
 fb_body
-py_body_file(py_server *server, fb_slot *slot, const fb_file *file, PyObject *closes)
+py_body_file(py_executor *executor, fb_slot *slot, const fb_file *file,
+             PyObject *closes)
 {
-    py_body *body = new_body(server);
+    py_body *body = new_body(executor->server);
     if (body == NULL) {
         return (fb_body){0};
     }
     body->file = *file;
     body->closes = Py_XNewRef(closes);
     if (slot != NULL) {
-        body->held = hold_line(server, slot);
+        body->held = fb_access_hold(&executor->io->server->access, executor->io, slot);
     }
     return (fb_body){.ops = &file_ops, .owner = body};
 }
@@ -425,6 +509,9 @@ drop(py_body *body)
     Py_XDECREF(body->stream.context);
     Py_XDECREF((PyObject *)body->stream.start);
     Py_XDECREF(body->object);
+    if (body->pulled.heap != NULL) {
+        fb_buf_fini(&body->pulled);
+    }
     if (body->view.obj != NULL) {
         PyBuffer_Release(&body->view);
     }
@@ -437,9 +524,12 @@ drop(py_body *body)
 void
 py_body_drop_released(py_server *server)
 {
-    while (server->released != NULL) {
-        py_body *body = server->released;
-        server->released = body->next;
-        drop(body);
+    py_body *body;
+    while ((body = atomic_exchange(&server->released, NULL)) != NULL) {
+        while (body != NULL) {
+            py_body *next = body->next;
+            drop(body);
+            body = next;
+        }
     }
 }

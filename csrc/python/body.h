@@ -8,6 +8,7 @@
 #define FB_PYTHON_BODY_H
 
 #include "io/file.h"
+#include "io/pool.h"
 #include "python/head.h"
 #include "python/start.h"
 
@@ -24,26 +25,39 @@ typedef struct py_stream {
     py_asked asked;     /* for that head */
 } py_stream;
 
+/* Where handler threads pull streams: what of the next item there is. */
+typedef enum py_pulling {
+    PY_PULLING_IDLE,
+    PY_PULLING_BUSY,  /* a thread is at it: job is in its hands */
+    PY_PULLING_READY, /* it is in pulled, with the verdict */
+} py_pulling;
+
 struct py_body {
     py_server *server; /* borrowed: it outlives its connections */
     py_body *next;     /* in server->released */
     py_stream stream;  /* its objects are strong; {0}: not a stream */
     fb_file file;      /* its descriptor is ours, or -1: not a file */
     fb_held *held;     /* its line of the access log, or NULL */
-    PyObject *closes;  /* its close() is called at the end, or NULL */
-    PyObject *object;  /* holds bytes in place, or NULL */
-    Py_buffer view;    /* of bytes in place, when view.obj is set */
+    fb_job job;
+    fb_conn *conn; /* of a stream; good until it is released */
+    py_pulling pulling;
+    fb_buf pulled;
+    fb_pull verdict;
+    bool is_released; /* while it was BUSY: to be let go of afterwards */
+    PyObject *closes; /* its close() is called at the end, or NULL */
+    PyObject *object; /* holds bytes in place, or NULL */
+    Py_buffer view;   /* of bytes in place, when view.obj is set */
 };
 
 /* Returns a body that streams; it keeps the objects of stream, and calls close() of
  * closes at the end. The line of slot in the access log waits for that end. On failure
  * {0} with an exception set, and nothing was kept. */
-fb_body py_body_stream(py_server *server, fb_slot *slot, const py_stream *stream,
+fb_body py_body_stream(py_executor *executor, fb_slot *slot, const py_stream *stream,
                        PyObject *closes);
 
 /* Returns a body of a part of a file. Takes the descriptor; otherwise as
  * py_body_stream, but that slot is NULL when another body of it follows. */
-fb_body py_body_file(py_server *server, fb_slot *slot, const fb_file *file,
+fb_body py_body_file(py_executor *executor, fb_slot *slot, const fb_file *file,
                      PyObject *closes);
 
 /* Returns a body of bytes that stay where they are, in view (taken) or in object

@@ -177,6 +177,7 @@ finish_slot(py_executor *executor, fb_slot *slot, bool keep_alive)
     fb_executor_lock(executor->io);
     fb_conn_answered(slot->owner, slot, keep_alive);
     fb_executor_unlock(executor->io);
+    fb_pool_tell(executor->io);
 }
 
 /* What write() has put in a file goes next. Returns 0, or -1 with an exception set. */
@@ -186,7 +187,7 @@ put_file(py_executor *executor, fb_slot *slot, py_start *start)
     if (start->file.left == 0) {
         return 0;
     }
-    fb_body body = py_body_file(executor->server, NULL, &start->file, NULL);
+    fb_body body = py_body_file(executor, NULL, &start->file, NULL);
     if (body.ops == NULL) {
         return -1;
     }
@@ -209,7 +210,7 @@ send_later(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
     };
     /* On 1.0 the end may be that of the connection; it has to be said now. */
     stream.asked.keep_alive = stream.asked.keep_alive && !stream.asked.is_http10;
-    fb_body body = py_body_stream(executor->server, slot, &stream, r->object);
+    fb_body body = py_body_stream(executor, slot, &stream, r->object);
     if (body.ops == NULL) {
         return -1;
     }
@@ -263,7 +264,7 @@ send_rest(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
     };
     fb_body body = {0};
     if (stream.iterator != NULL) {
-        body = py_body_stream(executor->server, slot, &stream, r->object);
+        body = py_body_stream(executor, slot, &stream, r->object);
         Py_DECREF(stream.iterator);
     }
     if (body.ops == NULL) {
@@ -334,11 +335,11 @@ close_result(py_executor *executor, const fb_slot *slot, const py_result *r)
     if (r->object == NULL || r->is_handed_on || py_result_is_list(r)) {
         return;
     }
-    if (executor->io->batch->n_slots == 1) {
-        fb_executor_lock(executor->io);
+    fb_executor_lock(executor->io);
+    if (executor->io->batch->n_slots == 1 && !slot->is_taken_back) {
         (void)fb_conn_flush_early(slot->owner); /* what fails, fails again at the end */
-        fb_executor_unlock(executor->io);
     }
+    fb_executor_unlock(executor->io);
     py_body_close(executor->server, r->object, NULL);
 }
 
@@ -389,7 +390,7 @@ fail_slot(py_gateway *self, py_executor *executor, size_t i, const py_start *sta
         PyErr_SetRaisedException(raised);
         (void)py_server_keep_raised(executor->server);
     }
-    return executor->server->raised != NULL ? -1 : 0;
+    return atomic_load(&executor->server->raised) != NULL ? -1 : 0;
 }
 
 static py_start *

@@ -24,6 +24,7 @@ typedef struct settable {
 static const settable settables[] = {
     {"batch_size", offsetof(fb_limits, batch_size), KIND_SIZE, 1, FB_BATCH_SLOTS},
     {"backlog", offsetof(fb_limits, backlog), KIND_INT, 1, FB_BACKLOG_BOUND},
+    {"threads", offsetof(fb_limits, threads), KIND_SIZE, 0, FB_THREADS_BOUND},
     {"max_target", offsetof(fb_limits, max_target), KIND_SIZE, 1, FB_HEAD_BOUND},
     {"max_headers", offsetof(fb_limits, max_headers), KIND_SIZE, 1, FB_HEADERS_BOUND},
     {"max_head", offsetof(fb_limits, max_head), KIND_SIZE, 1, FB_HEAD_BOUND},

@@ -64,6 +64,8 @@ typedef struct limit {
 static const limit limits[] = {
     {"batch_slots", FB_BATCH_SLOTS},
     {"backlog", FB_BACKLOG},
+    {"threads", FB_THREADS},
+    {"threads_bound", FB_THREADS_BOUND},
     {"max_target", FB_MAX_TARGET},
     {"max_headers", FB_MAX_HEADERS},
     {"headers_bound", FB_HEADERS_BOUND},

@@ -29,7 +29,7 @@ note_reply(fb_slot *slot, const py_reply *reply, const py_asked *asked)
 /* A body that outlives the dispatch: a stream, a file, or long bytes. Returns 0, or -1
  * with an exception set; *body is {0} when there is no need of one. */
 static int
-make_body(py_server *server, fb_slot *slot, py_reply *reply, const py_asked *asked,
+make_body(py_executor *executor, fb_slot *slot, py_reply *reply, const py_asked *asked,
           const fb_head *head, fb_body *body)
 {
     *body = (fb_body){0};
@@ -40,14 +40,14 @@ make_body(py_server *server, fb_slot *slot, py_reply *reply, const py_asked *ask
         py_stream stream = *reply->stream;
         stream.framing = head->framing;
         stream.missing = head->length;
-        *body = py_body_stream(server, slot, &stream, reply->closes);
+        *body = py_body_stream(executor, slot, &stream, reply->closes);
         reply->is_given = body->ops != NULL;
     } else if (reply->file != NULL) {
-        *body = py_body_file(server, slot, reply->file, reply->closes);
+        *body = py_body_file(executor, slot, reply->file, reply->closes);
         reply->is_given = body->ops != NULL;
     } else if (reply->len >= FB_ZERO_COPY_BYTES) {
-        *body = py_body_in_place(server, &reply->view, reply->holder, reply->data,
-                                 reply->len);
+        *body = py_body_in_place(executor->server, &reply->view, reply->holder,
+                                 reply->data, reply->len);
     } else {
         return 0;
     }
@@ -105,7 +105,7 @@ py_reply_send(py_executor *executor, fb_slot *slot, py_reply *reply)
         return -1;
     }
     note_reply(slot, reply, &asked);
-    if (make_body(executor->server, slot, reply, &asked, &head, &body) < 0) {
+    if (make_body(executor, slot, reply, &asked, &head, &body) < 0) {
         return -1;
     }
     if (!reply->head->has_type && fb_status_has_body(head.status)) {
@@ -116,6 +116,7 @@ py_reply_send(py_executor *executor, fb_slot *slot, py_reply *reply)
     bool ok = put_reply(executor->io, slot, &head, reply->data,
                         copies ? (size_t)reply->len : 0, body);
     fb_executor_unlock(executor->io);
+    fb_pool_tell(executor->io);
     if (!ok) {
         PyErr_NoMemory();
     }
@@ -136,6 +137,7 @@ py_reply_send_plain(py_executor *executor, fb_slot *slot, int status)
     fb_slot_note(slot, status, asked.is_head ? 0 : fb_reply_plain_len(status));
     fb_conn_answered(slot->owner, slot, asked.keep_alive);
     fb_executor_unlock(executor->io);
+    fb_pool_tell(executor->io);
 }
 
 /* ---- breaking off ---------------------------------------------------------------- */
@@ -169,4 +171,5 @@ py_reply_break_off(py_executor *executor, fb_slot *slot)
     }
     fb_conn_answered(slot->owner, slot, false);
     fb_executor_unlock(executor->io);
+    fb_pool_tell(executor->io);
 }

@@ -11,7 +11,10 @@
 #include "python/limits.h"
 #include "python/stats.h"
 
+#include "io/thread.h"
+
 #include <errno.h>
+#include <stddef.h>
 #include <unistd.h>
 
 /* ---- attaching ------------------------------------------------------------------- */
@@ -35,9 +38,8 @@ py_server_keep_raised(py_server *self)
         return false;
     }
     PyObject *raised = PyErr_GetRaisedException();
-    if (self->raised == NULL) {
-        self->raised = raised;
-    } else {
+    PyObject *none = NULL;
+    if (!atomic_compare_exchange_strong(&self->raised, &none, raised)) {
         Py_DECREF(raised); /* the first one is what the user asked for */
     }
     return true;
@@ -86,7 +88,8 @@ begin_batch(py_executor *self)
 static void
 end_batch(py_executor *self)
 {
-    for (size_t i = 0; i < self->io->batch->n_slots; i++) {
+    size_t n = fb_executor_claimed(self->io);
+    for (size_t i = 0; i < n; i++) {
         py_request *request = self->requests[i];
         if (request != NULL && request->req != NULL && !py_request_part(request)) {
             self->requests[i] = NULL;
@@ -98,6 +101,16 @@ end_batch(py_executor *self)
     py_batch_end(self->batch);
     if (Py_REFCNT(self->batch) > 1) {
         Py_CLEAR(self->batch); /* kept: it stays empty, and is not shown again */
+    }
+}
+
+static void
+clear_executor(py_executor *executor)
+{
+    Py_CLEAR(executor->dispatcher);
+    Py_CLEAR(executor->batch);
+    for (size_t i = 0; i < FB_BATCH_SLOTS; i++) {
+        Py_CLEAR(executor->requests[i]);
     }
 }
 
@@ -125,7 +138,7 @@ dispatch(py_executor *self)
     Py_XDECREF(result);
     end_batch(self);
     /* close() of an unsent body may raise, too. */
-    return goes_on && self->server->raised == NULL;
+    return goes_on && atomic_load(&self->server->raised) == NULL;
 }
 
 static bool
@@ -157,12 +170,13 @@ on_wakeup(void *owner)
 static void
 log_lines(py_server *self)
 {
-    fb_buf *lines = &self->server->access.lines;
-    if (self->log_lines == NULL || lines->len == 0) {
+    fb_buf lines;
+    if (self->log_lines == NULL ||
+        !fb_access_take_lines(&self->server->access, &lines)) {
         return;
     }
-    PyObject *bytes = PyBytes_FromStringAndSize(lines->data, (Py_ssize_t)lines->len);
-    fb_buf_reset(lines, FB_LOG_BUFFER_BYTES);
+    PyObject *bytes = PyBytes_FromStringAndSize(lines.data, (Py_ssize_t)lines.len);
+    fb_buf_fini(&lines);
     PyObject *result =
         bytes != NULL ? PyObject_CallOneArg(self->log_lines, bytes) : NULL;
     if (result == NULL && !py_server_keep_raised(self)) {
@@ -188,28 +202,61 @@ report_lost_lines(py_server *self)
 static bool
 has_log_work(const py_server *self)
 {
-    const fb_access *access = &self->server->access;
-    return access->is_on && ((self->log_lines != NULL && access->lines.len > 0) ||
-                             fb_access_has_error(access));
+    fb_access *access = &self->server->access;
+    return access->is_on && (fb_access_has_error(access) ||
+                             (self->log_lines != NULL && fb_access_has_lines(access)));
 }
 
 /* ---- between two iterations ------------------------------------------------------ */
+
+/* Attached. */
+static void
+rest(py_server *self)
+{
+    py_body_drop_released(self);
+    log_lines(self);
+    report_lost_lines(self);
+    if (atomic_load(&self->raised) != NULL) {
+        fb_server_stop(self->server, FB_STOP_GRACEFUL);
+    }
+}
+
+static py_server *
+server_of_rest(fb_job *job)
+{
+    return (py_server *)(void *)((char *)job - offsetof(py_server, rest));
+}
+
+static void
+run_rest(fb_job *job, fb_executor *executor)
+{
+    (void)executor;
+    rest(server_of_rest(job));
+}
+
+static void
+finish_rest(fb_job *job)
+{
+    server_of_rest(job)->is_resting = false;
+}
 
 static void
 on_rest(void *owner)
 {
     py_server *self = owner;
-    if (self->released == NULL && !has_log_work(self)) {
+    if (self->is_resting ||
+        (atomic_load(&self->released) == NULL && !has_log_work(self))) {
+        return;
+    }
+    if (fb_server_has_threads(self->server)) {
+        self->is_resting = true;
+        self->rest = (fb_job){.run = run_rest, .finish = finish_rest};
+        fb_pool_submit(&self->server->pool, &self->rest);
         return;
     }
     py_server_attach(self);
-    py_body_drop_released(self);
-    log_lines(self);
-    report_lost_lines(self);
+    rest(self);
     py_server_detach(self);
-    if (self->raised != NULL) {
-        fb_server_stop(self->server, FB_STOP_GRACEFUL);
-    }
 }
 
 static const fb_server_ops ops = {
@@ -471,20 +518,104 @@ server_serve(PyObject *op, PyObject *unused)
     }
     py_server_detach(self);
     int error = fb_server_run(self->server);
+    fb_pool_end(&self->server->pool);
     py_server_attach(self);
     log_lines(self);
     report_lost_lines(self);
     end_serving(self);
     fb_server_close(self->server);
     py_body_drop_released(self);
-    if (self->raised != NULL) {
-        PyErr_SetRaisedException(self->raised);
-        self->raised = NULL;
+    PyObject *raised = atomic_exchange(&self->raised, NULL);
+    if (raised != NULL) {
+        PyErr_SetRaisedException(raised);
         return NULL;
     }
     if (error != 0) {
         raise_uv(error);
         return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* ---- handler threads ------------------------------------------------------------- */
+
+/* Work for as long as there is something to do. */
+static void
+work(py_executor *executor)
+{
+    fb_executor *io = executor->io;
+    fb_pool *pool = &io->server->pool;
+    fb_work kind = FB_WORK_END;
+    fb_job *job = NULL;
+    do {
+        PyThreadState *thread = PyEval_SaveThread();
+        if (kind == FB_WORK_BATCH) {
+            fb_pool_give_back(pool, io);
+        } else if (kind == FB_WORK_JOB) {
+            fb_pool_finish(pool, job);
+        }
+        kind = fb_pool_wait(pool, io, &job);
+        if (kind == FB_WORK_BATCH) {
+            fb_executor_begin(io);
+        }
+        PyEval_RestoreThread(thread);
+        if (kind == FB_WORK_BATCH && !dispatch(executor)) {
+            fb_server_stop(io->server, FB_STOP_GRACEFUL);
+        } else if (kind == FB_WORK_JOB) {
+            job->run(job, io);
+        }
+    } while (kind != FB_WORK_END);
+}
+
+/* Returns the executor for another thread, or NULL with an exception set. */
+static fb_executor *
+join_pool(py_server *self)
+{
+    fb_executor *io = NULL;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->server != NULL && !self->is_closed) {
+        io = fb_pool_join(&self->server->pool);
+    }
+    Py_END_CRITICAL_SECTION();
+    if (io == NULL) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "this Server needs no other handler thread, or has ended");
+    }
+    return io;
+}
+
+static PyObject *
+server_handle(PyObject *op, PyObject *dispatcher)
+{
+    py_server *self = (py_server *)op;
+    py_executor *executor = PyMem_Calloc(1, sizeof(*executor));
+    if (executor == NULL) {
+        return PyErr_NoMemory();
+    }
+    executor->io = join_pool(self);
+    if (executor->io != NULL) {
+        fb_sigpipe sigpipe;
+        executor->server = self;
+        executor->dispatcher = Py_NewRef(dispatcher);
+        fb_sigpipe_block(&sigpipe);
+        work(executor);
+        fb_sigpipe_unblock(&sigpipe);
+        clear_executor(executor);
+        fb_pool_leave(&self->server->pool, executor->io);
+    }
+    bool was_there = executor->io != NULL;
+    PyMem_Free(executor);
+    return was_there ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *
+server_dismiss(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    py_server *self = (py_server *)op;
+    if (self->server != NULL && !self->is_closed && !self->is_serving) {
+        Py_BEGIN_ALLOW_THREADS fb_pool_end(&self->server->pool);
+        Py_END_ALLOW_THREADS
     }
     Py_RETURN_NONE;
 }
@@ -546,18 +677,9 @@ server_traverse(PyObject *op, visitproc visit, void *arg)
     Py_VISIT(Py_TYPE(op));
     Py_VISIT(self->executor.dispatcher);
     Py_VISIT(self->log_lines);
-    Py_VISIT(self->raised);
+    PyObject *raised = atomic_load(&self->raised);
+    Py_VISIT(raised);
     return 0;
-}
-
-static void
-clear_executor(py_executor *executor)
-{
-    Py_CLEAR(executor->dispatcher);
-    Py_CLEAR(executor->batch);
-    for (size_t i = 0; i < FB_BATCH_SLOTS; i++) {
-        Py_CLEAR(executor->requests[i]);
-    }
 }
 
 static int
@@ -566,7 +688,8 @@ server_clear(PyObject *op)
     py_server *self = (py_server *)op;
     clear_executor(&self->executor);
     Py_CLEAR(self->log_lines);
-    Py_CLEAR(self->raised);
+    PyObject *raised = atomic_exchange(&self->raised, NULL);
+    Py_XDECREF(raised);
     return 0;
 }
 
@@ -599,6 +722,12 @@ static PyMethodDef server_methods[] = {
      PyDoc_STR(
          "stop(now=False)\n--\n\nFrom any thread: stop accepting, answer what has "
          "arrived, end; with now end at once.")},
+    {"handle", server_handle, METH_O,
+     PyDoc_STR("handle(dispatcher, /)\n--\n\nBe a handler thread, until the server has "
+               "ended.")},
+    {"dismiss", server_dismiss, METH_NOARGS,
+     PyDoc_STR("dismiss()\n--\n\nHave the handler threads of a server that will not "
+               "serve return from handle().")},
     {"set_access_log", server_set_access_log, METH_O,
      PyDoc_STR("set_access_log(fd, /)\n--\n\nFrom any thread: have the access log go "
                "on in that file, which is taken.")},

@@ -25,14 +25,16 @@ typedef struct py_executor {
 
 struct py_server {
     PyObject_HEAD
-    fb_server *server;     /* NULL before init */
-    const py_state *state; /* the type keeps its module alive */
-    PyObject *log_lines;   /* takes lines of the access log, or NULL */
-    py_executor executor;  /* the loop's own */
-    PyThreadState *thread; /* while serve is detached */
-    PyObject *raised;      /* what serve is to raise, or NULL */
-    py_body *released;     /* bodies to be let go of when the loop rests */
-    Py_buffer stats_view;  /* of the memory of its stats, when .obj is set */
+    fb_server *server;           /* NULL before init */
+    const py_state *state;       /* the type keeps its module alive */
+    PyObject *log_lines;         /* takes lines of the access log, or NULL */
+    py_executor executor;        /* the loop's own */
+    PyThreadState *thread;       /* while serve is detached */
+    _Atomic(PyObject *) raised;  /* what serve is to raise, or NULL */
+    _Atomic(py_body *) released; /* bodies to be let go of when the loop rests */
+    fb_job rest;                 /* of handler threads: what else is to be done then */
+    bool is_resting;             /* it is in the hands of one */
+    Py_buffer stats_view;        /* of the memory of its stats, when .obj is set */
     bool is_serving;
     bool is_closed; /* served once already */
 };

@@ -344,7 +344,7 @@ flush(py_start *start)
         size_t n;
         int fd = fb_conn_fd(conn);
         spliced = fb_file_splice(&start->file, fd, FB_SPLICE_BYTES, &n);
-        fb_count_add(&start->executor->io->server->stats->n_bytes_sent, n);
+        fb_count_add_shared(&start->executor->io->server->stats->n_bytes_sent, n);
         start->is_broken = spliced == FB_SPLICE_FAIL;
     }
 }
@@ -435,7 +435,11 @@ py_start_write(py_start *start, const char *bytes, size_t len)
     }
     start->has_failed = error != 0; /* a piece is missing: nothing may come behind it */
     fb_executor_unlock(executor);
-    fb_flusher_arm(&executor->server->flusher); /* for what is left in memory */
+    if (fb_server_has_threads(executor->server)) {
+        fb_pool_tell(executor); /* as below */
+    } else {
+        fb_flusher_arm(&executor->server->flusher); /* for what is left in memory */
+    }
     return error != 0 ? raise_unwritten(start, error) : 0;
 }
 
