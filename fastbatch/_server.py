@@ -251,9 +251,9 @@ class Server:
         that got 503, among those rejected), ``spooled`` (bodies that went to files),
         ``fields_dropped`` (header fields with an underscore in their names),
         ``log_lines_dropped`` (of the access log: it was too slow, or could not be
-        written), ``allocations`` (blocks of memory that the server took), ``batch_sizes``,
-        a list whose item n is the number of batches of n requests, and ``beat_ms``
-        (milliseconds by CLOCK_MONOTONIC: when the loop last came round).
+        written), ``allocations`` (blocks of memory that the server took),
+        ``batch_sizes``, a list whose item n is the number of batches of n requests, and
+        ``beat_ms`` (milliseconds by CLOCK_MONOTONIC: when the loop last came round).
 
         Raises:
             RuntimeError: it was not started.
