@@ -178,7 +178,7 @@ class Server:
                 ``start()``: raised by the first ``stop()``.
         """
         self._running_core().stop(now)
-        if threading.get_ident() == self._serving_thread:
+        if self._is_of_this_thread():
             return
         self._ended.wait()
         if self._thread is not None:
@@ -321,6 +321,13 @@ class Server:
         finally:
             for thread in self._handler_threads:
                 thread.join()
+
+    def _is_of_this_thread(self) -> bool:
+        """Whether this thread serves, or is a handler thread."""
+        me = threading.get_ident()
+        return me == self._serving_thread or any(
+            me == thread.ident for thread in self._handler_threads
+        )
 
     def _handle(self) -> None:
         """Be a handler thread, with a dispatcher of its own: nothing is shared."""

@@ -57,6 +57,9 @@ fb_pool_join(fb_pool *pool)
             executor = &pool->hands[i]->executor;
         }
     }
+    if (executor != NULL && pool->has_handles) {
+        uv_async_send(&pool->back); /* something may be waiting for it */
+    }
     uv_mutex_unlock(&pool->lock);
     return executor;
 }
@@ -71,6 +74,21 @@ fb_pool_leave(fb_pool *pool, fb_executor *executor)
     uv_mutex_unlock(&pool->lock);
 }
 
+/* Wake a thread for a job, unless all are awake: these look before they sleep. Under
+ * the lock. */
+static void
+wake_one(const fb_pool *pool)
+{
+    for (size_t i = 0; i < pool->n_hands; i++) {
+        fb_hand *hand = pool->hands[i];
+        if (hand->is_waiting && !hand->has_batch) {
+            hand->is_waiting = false; /* another job wakes another one */
+            uv_cond_signal(&hand->is_wanted);
+            return;
+        }
+    }
+}
+
 /* Under the lock. Returns whether there is something to do. */
 static bool
 find_work(fb_pool *pool, fb_hand *hand, fb_work *work, fb_job **job)
@@ -78,6 +96,9 @@ find_work(fb_pool *pool, fb_hand *hand, fb_work *work, fb_job **job)
     if (hand->has_batch) {
         hand->has_batch = false;
         *work = FB_WORK_BATCH;
+        if (pool->jobs.first != NULL) {
+            wake_one(pool); /* it may have been this one that was woken for them */
+        }
         return true;
     }
     *job = pop_job(&pool->jobs);
@@ -96,6 +117,7 @@ fb_pool_wait(fb_pool *pool, fb_executor *executor, fb_job **job)
         uv_cond_wait(&hand->is_wanted, &pool->lock);
         hand->is_waiting = false;
     }
+    hand->is_working = true;
     uv_mutex_unlock(&pool->lock);
     return work;
 }
@@ -127,17 +149,19 @@ fb_pool_give_back(fb_pool *pool, fb_executor *executor)
     send_replies(executor);
     uv_mutex_lock(&pool->lock);
     hand_of(executor)->is_done = true;
+    hand_of(executor)->is_working = false;
+    uv_async_send(&pool->back); /* the handle may be gone as soon as this is seen */
     uv_mutex_unlock(&pool->lock);
-    uv_async_send(&pool->back);
 }
 
 void
-fb_pool_finish(fb_pool *pool, fb_job *job)
+fb_pool_finish(fb_pool *pool, fb_executor *executor, fb_job *job)
 {
     uv_mutex_lock(&pool->lock);
     push_job(&pool->done_jobs, job);
+    hand_of(executor)->is_working = false;
+    uv_async_send(&pool->back); /* the handle may be gone as soon as this is seen */
     uv_mutex_unlock(&pool->lock);
-    uv_async_send(&pool->back);
 }
 
 void
@@ -173,14 +197,7 @@ fb_pool_submit(fb_pool *pool, fb_job *job)
     uv_mutex_lock(&pool->lock);
     pool->n_jobs++;
     push_job(&pool->jobs, job);
-    for (size_t i = 0; i < pool->n_hands; i++) {
-        fb_hand *hand = pool->hands[i];
-        if (hand->is_waiting && !hand->has_batch) {
-            hand->is_waiting = false; /* another job wakes another one */
-            uv_cond_signal(&hand->is_wanted);
-            break;
-        }
-    }
+    wake_one(pool);
     uv_mutex_unlock(&pool->lock);
 }
 
@@ -193,7 +210,7 @@ find_idle(const fb_pool *pool, size_t *n_idle)
     *n_idle = 0;
     for (size_t i = pool->n_hands; i-- > 0;) {
         fb_hand *hand = pool->hands[i];
-        if (hand->is_waiting && hand->is_free) {
+        if (hand->is_there && !hand->is_working && hand->is_free) {
             first = hand;
             ++*n_idle;
         }
@@ -226,7 +243,6 @@ hand_over(fb_hand *hand, fb_batch *batch, size_t from, size_t end)
     fb_executor_note_share(&hand->executor);
     hand->is_free = false;
     hand->has_batch = true;
-    hand->is_waiting = false;
     uv_cond_signal(&hand->is_wanted);
 }
 
@@ -429,15 +445,17 @@ is_done(fb_pool *pool, fb_hand *hand)
 static void
 end_if_quiet(fb_pool *pool)
 {
-    bool is_quiet = pool->n_jobs == 0;
+    uv_mutex_lock(&pool->lock);
+    bool is_quiet = pool->is_winding_up && pool->has_handles && pool->n_jobs == 0;
     for (size_t i = 0; i < pool->n_hands; i++) {
         is_quiet = is_quiet && pool->hands[i]->is_free;
     }
-    if (is_quiet && pool->is_winding_up && pool->has_handles) {
+    if (is_quiet) {
         pool->has_handles = false;
         uv_close((uv_handle_t *)&pool->back, NULL);
         uv_close((uv_handle_t *)&pool->watch, NULL);
     }
+    uv_mutex_unlock(&pool->lock);
 }
 
 static void

@@ -44,7 +44,8 @@ typedef struct fb_hand {
     uv_cond_t is_wanted;
     bool has_cond;    /* is_wanted is to be destroyed */
     bool is_there;    /* a thread has come for it */
-    bool is_waiting;  /* that waits */
+    bool is_waiting;  /* that is asleep */
+    bool is_working;  /* that dispatches, or runs a job */
     bool is_free;     /* its batch is empty, and the loop may fill it */
     bool has_batch;   /* to dispatch */
     bool is_done;     /* the loop is to take the batch back */
@@ -96,7 +97,7 @@ fb_work fb_pool_wait(fb_pool *pool, fb_executor *executor, fb_job **job);
 
 /* The dispatch is over: send the replies, and give the batch back. */
 void fb_pool_give_back(fb_pool *pool, fb_executor *executor);
-void fb_pool_finish(fb_pool *pool, fb_job *job);
+void fb_pool_finish(fb_pool *pool, fb_executor *executor, fb_job *job);
 
 /* Something of a dispatch was answered: if that is slow, have the loop see to it. */
 void fb_pool_tell(fb_executor *executor);

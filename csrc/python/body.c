@@ -43,6 +43,9 @@ static void
 push_released(py_body *body)
 {
     py_server *server = body->server;
+    if (body->pulled.heap != NULL) {
+        fb_buf_fini(&body->pulled); /* the server's memory goes with the server */
+    }
     body->next = atomic_load(&server->released);
     while (!atomic_compare_exchange_weak(&server->released, &body->next, body)) {
     }
@@ -509,9 +512,6 @@ drop(py_body *body)
     Py_XDECREF(body->stream.context);
     Py_XDECREF((PyObject *)body->stream.start);
     Py_XDECREF(body->object);
-    if (body->pulled.heap != NULL) {
-        fb_buf_fini(&body->pulled);
-    }
     if (body->view.obj != NULL) {
         PyBuffer_Release(&body->view);
     }

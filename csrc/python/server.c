@@ -552,7 +552,7 @@ work(py_executor *executor)
         if (kind == FB_WORK_BATCH) {
             fb_pool_give_back(pool, io);
         } else if (kind == FB_WORK_JOB) {
-            fb_pool_finish(pool, job);
+            fb_pool_finish(pool, io, job);
         }
         kind = fb_pool_wait(pool, io, &job);
         if (kind == FB_WORK_BATCH) {
