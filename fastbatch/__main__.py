@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -29,8 +29,10 @@ from fastbatch._config import (
     Options,
 )
 from fastbatch._load import LoadError, load_handler
-from fastbatch._server import Server, serve
+from fastbatch._server import Server, announce, serve
 from fastbatch._sockets import BindError
+from fastbatch._supervisor import StartError, Supervisor, is_wanted
+from fastbatch._worker_process import work
 
 _FAILED = 1
 _MISUSED = 2
@@ -56,7 +58,11 @@ class _Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one sentence, not three lines of usage."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(_MISUSED, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+        self.exit(_MISUSED, _misuse(self.prog, message) + "\n")
+
+
+def _misuse(prog: str, message: str) -> str:
+    return f"{prog}: {message}\nSee {prog} --help."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,25 +83,52 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         parser.error(str(error))
     # As for a script: what is in the working directory can be imported.
     sys.path.insert(0, str(Path.cwd()))
+
+    def make_server() -> Server:
+        server = _make_server(parser.prog, name, options)
+        _set_up_logging(log_level)
+        return server
+
     try:
-        handler = load_handler(name)
-    except LoadError as error:
-        parser.error(str(error))
-    except Exception as error:  # noqa: BLE001 - it is the user's, whatever it is
-        _print_user_traceback(error)
-        return _failed(parser, f"{name} cannot be imported: see above")
-    try:
-        server = Server(handler, options)
-    except TypeError as error:  # the handler's signature
-        parser.error(f"{name}: {error}")
-    _set_up_logging(log_level)
-    try:
-        serve(server)
+        if is_wanted(options):
+            return _supervise(options, log_level, make_server)
+        serve(make_server())
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return error.status
     except BindError as error:
         return _failed(parser, error.sentence("--bind"))
     except OSError as error:
         return _failed(parser, f"cannot serve: {error}")
     return 0
+
+
+def _make_server(prog: str, name: str, options: Options) -> Server:
+    """A server of the handler that ``name`` names. Raises StartError."""
+    try:
+        handler = load_handler(name)
+    except LoadError as error:
+        raise StartError(_misuse(prog, str(error)), _MISUSED) from None
+    except Exception as error:  # it is the user's, whatever it is
+        sentence = f"{prog}: {name} cannot be imported: see above"
+        raise StartError(_user_traceback(error) + sentence) from error
+    try:
+        return Server(handler, options)
+    except TypeError as error:  # the handler's signature
+        raise StartError(_misuse(prog, f"{name}: {error}"), _MISUSED) from None
+
+
+def _supervise(
+    options: Options, log_level: str, make_server: Callable[[], Server]
+) -> int:
+    """Serve with workers. Returns the exit status, in each of their processes too."""
+    ours = _set_up_logging(log_level)
+    seat = Supervisor(options, announce).run()
+    if seat is None:
+        return 0
+    for handler in ours:  # so that the handler's module can set up its own
+        logging.getLogger().removeHandler(handler)
+    return work(seat, make_server, options.graceful_timeout)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -174,18 +207,20 @@ def _log_level(given: dict[str, Any]) -> str:
     return level
 
 
-def _set_up_logging(level: str) -> None:
-    """Show the messages of fastbatch on stderr.
+def _set_up_logging(level: str) -> list[logging.Handler]:
+    """Show the messages of fastbatch on stderr. Returns the handlers that do.
 
     To be called once the handler's module is imported: basicConfig() does nothing then
     if that has set up logging.
     """
+    before = logging.getLogger().handlers[:]
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("fastbatch").setLevel(level.upper())
+    return [each for each in logging.getLogger().handlers if each not in before]
 
 
-def _print_user_traceback(error: Exception) -> None:
-    """Print the traceback of ``error`` from where the user's module starts."""
+def _user_traceback(error: Exception) -> str:
+    """The traceback of ``error`` from where the user's module starts."""
 
     def is_ours(frame: TracebackType) -> bool:
         name = frame.tb_frame.f_globals.get("__name__", "")
@@ -194,7 +229,7 @@ def _print_user_traceback(error: Exception) -> None:
     frames = error.__traceback__
     while frames is not None and is_ours(frames):
         frames = frames.tb_next
-    traceback.print_exception(error.with_traceback(frames))
+    return "".join(traceback.format_exception(error.with_traceback(frames)))
 
 
 def _failed(parser: argparse.ArgumentParser, message: str) -> int:

@@ -36,6 +36,8 @@ _SERVER_HEADER_CHARS = LIMITS["server_value_bytes"]
 
 STDOUT = "-"
 
+AUTO = "auto"
+
 AccessLog = str | os.PathLike[str] | logging.Logger
 """What ``access_log`` may be; once checked, no PathLike any more."""
 
@@ -336,6 +338,53 @@ class Switch(Rule):
         return "true" if value else "false"
 
 
+class Workers(Rule):
+    """How many workers: a number, or "auto"."""
+
+    metavar = "N|auto"
+    high = LIMITS["workers_bound"]
+    allowed = f"it must be an integer from 1 to {high}, or 'auto'"
+
+    def check(self, value: Any) -> int | str:
+        if _is_auto(value):
+            return AUTO
+        try:
+            return Integer(1, self.high).check(value)
+        except Refusal as refusal:
+            raise Refusal(self.allowed, refusal.error) from None
+
+    def parse(self, text: str) -> int | str:
+        try:
+            return self.check(text if text == AUTO else int(text))
+        except ValueError:
+            raise Refusal(self.allowed) from None
+
+
+class Choice(Rule):
+    """On, off, or None, which text has as "auto": whatever suits."""
+
+    metavar = "auto|true|false"
+
+    def check(self, value: Any) -> bool | None:
+        if value is None or _is_auto(value):
+            return None
+        if not isinstance(value, bool):
+            raise Refusal("it must be True, False or None ('auto')", TypeError)
+        return value
+
+    def parse(self, text: str) -> bool | None:
+        if text not in (AUTO, "true", "false"):
+            raise Refusal("it must be auto, true or false")
+        return None if text == AUTO else text == "true"
+
+    def format(self, value: bool | None) -> str:
+        return AUTO if value is None else str(value).lower()
+
+
+def _is_auto(value: Any) -> bool:
+    return isinstance(value, str) and value == AUTO
+
+
 class Host(Rule):
     """The ``host`` of run(): a name or an address, without brackets."""
 
@@ -428,12 +477,49 @@ class Options:
         "The most requests that are handed over together. Others wait for the next"
         " batch.",
     )
+    workers: int | str = _option(
+        1,
+        WORKING,
+        Workers(),
+        "How many event loops serve side by side, each on a CPU: a number, or auto, as"
+        " many as there are CPUs that this process may use, the limit of its container"
+        " included.",
+    )
+    processes: bool | None = _option(
+        None,
+        WORKING,
+        Choice(),
+        "Whether each worker is a process of its own (true), or all are threads of one"
+        " (false). With auto they are threads where Python runs without the GIL, and"
+        " processes elsewhere.",
+    )
     threads: int = _option(
         LIMITS["threads"],
         WORKING,
         Integer(0, LIMITS["threads_bound"], "threads"),
         "Threads of a worker that run the handler, so that one that blocks holds up"
         " nobody else. 0: it runs on the event loop.",
+    )
+    max_requests: int = _option(
+        0,
+        WORKING,
+        Integer(0, LIMITS["worker_requests_bound"], "requests, 0 for no end"),
+        "After how many requests a worker is replaced by a new one, which is ready"
+        " before the old one ends; for applications that leak. 0 is never.",
+    )
+    max_requests_jitter: int = _option(
+        0,
+        WORKING,
+        Integer(0, LIMITS["worker_requests_bound"], "requests"),
+        "Up to how many requests are added to max_requests, at random for each worker,"
+        " so that they are not replaced all together.",
+    )
+    max_rss: int = _option(
+        0,
+        WORKING,
+        Integer(0, LIMITS["worker_memory_bound"], "bytes, 0 for no end"),
+        "The most memory (resident set) that a worker process may take. Beyond it, it"
+        " is replaced as by max_requests. 0 is any.",
     )
     max_target: int = _option(
         LIMITS["max_target"],
@@ -535,6 +621,14 @@ class Options:
         "How long the last replies may take after a stop. Then all connections are"
         " closed.",
     )
+    worker_timeout: float = _option(
+        _seconds("worker_timeout"),
+        TIMING,
+        Seconds(),
+        "How long the loop of a worker may show no sign of life, because a handler"
+        " holds it up or for any other reason. Then its process is ended, with all its"
+        " connections, and another one is started. Of workers with a supervisor.",
+    )
 
     server_header: str = _option(
         "fastbatch",
@@ -618,7 +712,12 @@ class OptionArguments(TypedDict, total=False):
     interface: str
     root_path: str
     batch_size: int
+    workers: int | str
+    processes: bool | None
     threads: int
+    max_requests: int
+    max_requests_jitter: int
+    max_rss: int
     max_target: int
     max_headers: int
     max_head: int
@@ -634,6 +733,7 @@ class OptionArguments(TypedDict, total=False):
     queue_timeout: float
     min_rate: int
     graceful_timeout: float
+    worker_timeout: float
     server_header: str
     forwarded_allow_ips: str | Sequence[str]
     proxy_protocol: bool
@@ -715,7 +815,7 @@ def describe_options() -> str:
     lines = []
     for option in OPTIONS:
         unit = f" ({option.rule.unit})" if option.rule.unit else ""
-        kind = type(option.default).__name__
+        kind = "bool" if option.default is None else type(option.default).__name__
         lines += [f"{option.name}: {kind} = {option.default!r}{unit}"]
         lines += [f"    {option.description}", ""]
     return "\n".join(lines)

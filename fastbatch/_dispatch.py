@@ -12,7 +12,7 @@ from fastbatch._config import Options
 from fastbatch._core import Batch, ReplyError, Request
 from fastbatch._reply import HTTPError, Response, plain_text
 from fastbatch._sockets import TcpAddress
-from fastbatch._wsgi import gateway
+from fastbatch._wsgi import Concurrency, gateway
 
 log = logging.getLogger("fastbatch")
 
@@ -27,7 +27,9 @@ _WSGI_FRAMEWORKS = frozenset(
 )
 
 
-def dispatcher_for(handler: Any, options: Options) -> DispatcherMaker:
+def dispatcher_for(
+    handler: Any, options: Options, concurrency: Concurrency
+) -> DispatcherMaker:
     """Find out how a handler is to be called, by the option ``interface``.
 
     Returns:
@@ -52,7 +54,9 @@ def dispatcher_for(handler: Any, options: Options) -> DispatcherMaker:
         kind = _recognise(handler)
     if kind == "wsgi":
         name = name_of(handler)
-        return lambda addresses: gateway(handler, name, addresses, options.root_path)
+        return lambda addresses: gateway(
+            handler, name, addresses, options.root_path, concurrency
+        )
     return lambda _addresses: request_dispatcher(handler)
 
 

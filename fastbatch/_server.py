@@ -6,25 +6,24 @@ have one, and the signals. No request passes through here.
 
 from __future__ import annotations
 
-import _thread
 import atexit
-import contextlib
 import enum
 import logging
 import os
-import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self, Unpack
 
 from fastbatch import _core
 from fastbatch._access import Destination
 from fastbatch._config import OPTIONS, Integer, OptionArguments, Options, Seconds
-from fastbatch._dispatch import dispatcher_for
+from fastbatch._dispatch import Dispatcher, dispatcher_for
+from fastbatch._say import say
+from fastbatch._seat import Seat
+from fastbatch._signals import Signals
 from fastbatch._sockets import (
     Listener,
     TcpAddress,
@@ -32,6 +31,10 @@ from fastbatch._sockets import (
     open_listeners,
     parse_bind,
 )
+from fastbatch._supervisor import Supervisor, is_wanted
+from fastbatch._worker_process import leave, status_of, work
+from fastbatch._workers import Workers, new_thread, worker_count
+from fastbatch._wsgi import Concurrency
 
 log = logging.getLogger("fastbatch")
 
@@ -64,9 +67,6 @@ class _InThreads:
 
 _in_threads = _InThreads()
 atexit.register(_in_threads.stop_all)
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_REOPEN_SIGNAL = signal.SIGUSR1
 
 # Where a wildcard address can be reached from this machine.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -111,16 +111,16 @@ class Server:
         elif arguments:
             raise TypeError("give either an Options or keyword arguments, not both")
         self._options = options
-        self._make_dispatcher = dispatcher_for(handler, options)
-        self._handler_threads: list[threading.Thread] = []
+        self._handler = handler
+        self._make_dispatcher = dispatcher_for(handler, options, _concurrency(options))
         self._lock = threading.Lock()  # for the two below
         self._state = _State.NEW
-        self._core: _core.Server | None = None
+        self._workers: Workers | None = None
+        self._seat: Seat | None = None  # in a worker process
         self._access_log = Destination(options.access_log)
         self._listeners: list[Listener] = []
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None  # the one of start()
-        self._serving_thread: int | None = None  # its number, or that of run()'s
         self._error: BaseException | None = None  # what ended the thread of start()
         self._pid = os.getpid()
 
@@ -138,10 +138,10 @@ class Server:
             OSError: it cannot listen; it can be started again.
         """
         self._open(wakeup_fd=-1)
-        for line in self._greeting():
+        for line in _greeting(self._listeners):
             log.info(line)
         try:
-            self._thread = _make_thread(self._serve_in_thread, f"fastbatch {self.url}")
+            self._thread = new_thread(self._serve_in_thread, f"fastbatch {self.url}")
             self._thread.start()
         except BaseException:
             self._abandon()
@@ -158,7 +158,7 @@ class Server:
             BaseException: what the handler raised that is no ``Exception``.
         """
         self._open(wakeup_fd=-1)
-        for line in self._greeting():
+        for line in _greeting(self._listeners):
             log.info(line)
         self._serve()
 
@@ -177,8 +177,8 @@ class Server:
             BaseException: what ended the server before, if it was started with
                 ``start()``: raised by the first ``stop()``.
         """
-        self._running_core().stop(now)
-        if self._is_of_this_thread():
+        self._stop(now)
+        if self._running().is_here():
             return
         self._ended.wait()
         if self._thread is not None:
@@ -198,9 +198,9 @@ class Server:
             RuntimeError: it was not started.
             OSError: it cannot be opened: the old file is still written to.
         """
-        core = self._running_core()
+        workers = self._running()
         if self._access_log.is_file:
-            core.set_access_log(self._access_log.open_file())
+            workers.reopen_access_log(self._access_log.open_file)
 
     def __enter__(self) -> Self:
         return self.start()
@@ -222,7 +222,7 @@ class Server:
         Raises:
             RuntimeError: it was not started.
         """
-        self._running_core()
+        self._running()
         return [listener.address for listener in self._listeners]
 
     @property
@@ -253,12 +253,13 @@ class Server:
         ``log_lines_dropped`` (of the access log: it was too slow, or could not be
         written), ``allocations`` (blocks of memory that the server took),
         ``batch_sizes``, a list whose item n is the number of batches of n requests, and
-        ``beat_ms`` (milliseconds by CLOCK_MONOTONIC: when the loop last came round).
+        ``beat_ms`` (milliseconds by CLOCK_MONOTONIC: when the loop last came round); of
+        all workers together, and as ``workers`` a list of each one's own.
 
         Raises:
             RuntimeError: it was not started.
         """
-        return self._running_core().stats()
+        return self._running().stats()
 
     # ---- inside -------------------------------------------------------------------
 
@@ -270,28 +271,14 @@ class Server:
                     f"this server was {self._state.value} already; a Server serves"
                     " once: make another one"
                 )
-            options = self._options
-            listeners = open_listeners(
-                [parse_bind(text) for text in options.bind],
-                options.backlog,
-                options.unix_mode,
-            )
-            try:
-                addresses = [each.address for each in listeners]
-                dispatcher = self._make_dispatcher(addresses)
-                arguments = _core_arguments(options)
-                access_log = self._access_log.open()
-                self._core = _core.Server(
-                    dispatcher,
-                    # The core closes these and the log, also if it cannot be made. A
-                    # tuple, which it reads without taking memory.
-                    tuple(listener.socket.detach() for listener in listeners),
-                    wakeup_fd=wakeup_fd,
-                    access_log=access_log,
-                    stats=None,
-                    heartbeat_ms=0,
-                    **arguments,
+            if self._options.processes and self._seat is None:
+                raise ValueError(
+                    "processes=True needs run() in the main thread, or the command"
+                    " line, to start them: the workers of a Server are threads"
                 )
+            listeners = self._open_listeners()
+            try:
+                self._workers = self._open_workers(listeners, wakeup_fd)
             except BaseException:
                 for listener in listeners:
                     listener.close()
@@ -299,51 +286,85 @@ class Server:
             self._listeners = listeners
             self._state = _State.OPEN
 
-    def _serve(self) -> None:
-        """Run the loop of an opened server on this thread."""
-        self._serving_thread = threading.get_ident()
+    def _open_listeners(self) -> list[Listener]:
+        if self._seat is not None:
+            return self._seat.listeners
+        options = self._options
+        binds = [parse_bind(text) for text in options.bind]
+        return open_listeners(binds, options.backlog, options.unix_mode)
+
+    def _open_workers(self, listeners: list[Listener], wakeup_fd: int) -> Workers:
+        workers = Workers(
+            lambda number: self._make_core(number, listeners, wakeup_fd),
+            lambda core: core.handle(self._new_dispatcher(listeners)),
+            self._options.threads,
+            f"fastbatch {listeners[0].url}",
+        )
+        if self._seat is not None:
+            workers.open(self._seat.n_loops)
+        else:
+            workers.open(worker_count(self._options))
+        if not self._grows:
+            _close_sockets(listeners)
+        return workers
+
+    @property
+    def _grows(self) -> bool:
+        """Whether there may be more workers later on, which need the listeners."""
+        return self._seat is not None and not self._seat.uses_processes
+
+    def _make_core(
+        self, number: int, listeners: list[Listener], wakeup_fd: int
+    ) -> _core.Server:
+        """Make the loop of a worker, on the thread that is to run it."""
+        options, seat = self._options, self._seat
+        dispatcher = self._new_dispatcher(listeners)
+        arguments = _core_arguments(options)
+        fds = _copies(listeners)
         try:
-            self._serve_with_threads()
+            access_log = self._access_log.open()
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        # It closes these, and the log, also if it cannot be made. A tuple, which it
+        # reads without taking memory.
+        return _core.Server(
+            dispatcher,
+            fds,
+            wakeup_fd=wakeup_fd if number == 0 else -1,
+            access_log=access_log,
+            stats=None if seat is None else seat.counters(number),
+            heartbeat_ms=0 if seat is None else seat.heartbeat_ms,
+            **arguments,
+        )
+
+    def _new_dispatcher(self, listeners: list[Listener]) -> Dispatcher:
+        """One for the thread that calls this: nothing of it is shared."""
+        return self._make_dispatcher([each.address for each in listeners])
+
+    def _serve(self) -> None:
+        """Run an opened server on this thread."""
+        try:
+            self._running().serve()
         finally:
             self._close()
 
-    def _serve_with_threads(self) -> None:
-        core = self._running_core()
-        try:
-            for number in range(self._options.threads):
-                thread = _make_thread(self._handle, f"fastbatch handler {number}")
-                thread.start()
-                self._handler_threads.append(thread)
-            core.serve()
-        except BaseException:
-            core.dismiss()
-            raise
-        finally:
-            for thread in self._handler_threads:
-                thread.join()
-
-    def _is_of_this_thread(self) -> bool:
-        """Whether this thread serves, or is a handler thread."""
-        me = threading.get_ident()
-        return me == self._serving_thread or any(
-            me == thread.ident for thread in self._handler_threads
-        )
-
-    def _handle(self) -> None:
-        """Be a handler thread, with a dispatcher of its own: nothing is shared."""
-        core = self._running_core()
-        core.handle(self._make_dispatcher(self.addresses))
-
     def _serve_in_thread(self) -> None:
-        self._serving_thread = threading.get_ident()
         try:
-            self._serve_with_threads()
+            self._running().serve()
         except BaseException as error:  # noqa: BLE001 - stop() raises it
             self._error = error
             # The owner may call stop() much later, or never.
             log.critical("the server was ended by %r", error)
         finally:
             self._close()
+
+    def _stop(self, now: bool) -> None:
+        """As ``stop()``, without waiting."""
+        if self._grows:
+            _close_sockets(self._listeners)
+        self._running().stop(now)
 
     def _close(self) -> None:
         """Leave nothing behind, and let ``stop()`` return."""
@@ -352,13 +373,13 @@ class Server:
                 listener.close()
         finally:
             self._state = _State.ENDED
-            self._serving_thread = None
             self._ended.set()
 
     def _abandon(self) -> None:
         """Close what was opened and will not be served after all."""
         if self._state is _State.OPEN:
-            self._core = None  # with it go the listening sockets
+            self._running().abandon()
+            self._workers = None
             self._close()
 
     def _stop_at_exit(self) -> None:
@@ -366,19 +387,24 @@ class Server:
         if self._state is _State.OPEN and os.getpid() == self._pid:
             self.stop()
 
-    def _running_core(self) -> _core.Server:
-        core = self._core
-        if core is None:
+    def _running(self) -> Workers:
+        workers = self._workers
+        if workers is None:
             raise RuntimeError("this server was not started: call start() or run()")
-        return core
+        return workers
 
-    def _greeting(self) -> list[str]:
-        from fastbatch import __version__  # not at the top: it imports this module
-
-        return [
-            f"fastbatch {__version__} listening on {listener.url}"
-            for listener in self._listeners
-        ]
+    def _sit(self, seat: Seat) -> None:
+        """Serve as what a supervisor has started, on its listeners."""
+        self._seat = seat
+        self._pid = os.getpid()
+        concurrency = Concurrency(
+            multithread=not seat.uses_processes
+            or self._options.threads > 0,
+            multiprocess=True,
+        )
+        self._make_dispatcher = dispatcher_for(
+            self._handler, self._options, concurrency
+        )
 
 
 def run(
@@ -417,16 +443,23 @@ def run(
         BaseException: what the handler raised that is no ``Exception``.
     """
     if options is None:
-        serve(Server(handler, Options.from_env(**arguments)))
-    else:
-        serve(Server(handler, options, **arguments))
+        options, arguments = Options.from_env(**arguments), {}
+    server = Server(handler, options, **arguments)
+    is_main = threading.current_thread() is threading.main_thread()
+    if not (is_main and is_wanted(options)):
+        serve(server)
+        return
+    seat = Supervisor(options, announce).run()
+    if seat is not None:
+        timeout = options.graceful_timeout
+        leave(status_of(lambda: work(seat, lambda: server, timeout)))
 
 
 def serve(server: Server) -> None:
     """Serve a new server until it is stopped: by a signal, on the main thread."""
     if threading.current_thread() is not threading.main_thread():
         server._open(wakeup_fd=-1)
-        _announce(server)
+        announce(server._listeners)
         server._serve()
         return
     reader, writer = socket.socketpair()
@@ -435,10 +468,10 @@ def serve(server: Server) -> None:
         writer.setblocking(False)
         server._open(wakeup_fd=reader.fileno())
         reopen = server.reopen_access_log if server._access_log.is_file else None
-        signals = _Signals(server._running_core().stop, reopen)
+        signals = Signals(server._stop, reopen)
         try:
             signals.install(writer.fileno())
-            _announce(server)
+            announce(server._listeners)
             server._serve()
         finally:
             # Not in restore(): a second signal could raise as that is entered.
@@ -447,117 +480,42 @@ def serve(server: Server) -> None:
             server._abandon()
 
 
-class _Signals:
-    """The signal handlers during ``run()``.
-
-    libuv's own are not used: at the end they leave SIG_DFL instead of what was there.
-    """
-
-    def __init__(
-        self, stop: Callable[[bool], None], reopen: Callable[[], None] | None = None
-    ) -> None:
-        self.is_over = False
-        self._stop = stop
-        self._reopen = reopen
-        self._is_stopping = False
-        self._late: list[int] = []
-        self._telling = _thread.allocate_lock()
-        self._before: dict[int, Any] = {}
-        self._wakeup_before: int | None = None
-
-    def install(self, wakeup_fd: int) -> None:
-        """Handle the signals; each also writes a byte to ``wakeup_fd``.
-
-        Without that byte a loop that waits for sockets would not notice them.
-        """
-        # A full pipe means that the loop is awake anyway.
-        self._wakeup_before = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
-        for number in (*_SIGNALS, *([] if self._reopen is None else [_REOPEN_SIGNAL])):
-            before = signal.getsignal(number)
-            # None: a handler that is not Python's, which Python cannot put back.
-            if before is not None:
-                self._before[number] = before
-                is_reopen = number == _REOPEN_SIGNAL
-                handler = self._on_reopen if is_reopen else self._on_signal
-                signal.signal(number, handler)
-
-    def restore(self) -> None:
-        """Put back what was there; what came too late goes to that."""
-        for number, before in self._before.items():
-            signal.signal(number, before)
-        if self._wakeup_before is not None:
-            signal.set_wakeup_fd(self._wakeup_before)
-        # So that it is said before the program ends.
-        if self._telling.acquire(timeout=1):
-            self._telling.release()
-        for number in self._late:
-            signal.raise_signal(number)
-
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.is_over:
-            self._late.append(number)
-            return
-        is_second, self._is_stopping = self._is_stopping, True
-        self._stop(is_second)
-        if is_second:
-            raise KeyboardInterrupt
-        self._tell(
-            f"{signal.Signals(number).name}: answering what has arrived, then ending;"
-            " another one ends it at once"
-        )
-
-    def _on_reopen(self, _number: int, _frame: FrameType | None) -> None:
-        if self.is_over or self._reopen is None:
-            return
-        try:
-            self._reopen()
-        except OSError as error:
-            self._tell(f"the old file is still written to: {error}", logging.ERROR)
-
-    def _tell(self, line: str, level: int = logging.INFO) -> None:
-        """Say it in a thread, of the plain kind.
-
-        A signal handler may have interrupted the writing of a log message, and neither
-        streams nor the locks of logging and threading can be entered twice.
-        """
-
-        def tell() -> None:
-            try:
-                _say(line, level)
-            finally:
-                self._telling.release()
-
-        if not self._telling.acquire(blocking=False):
-            return  # another line may wait for what was interrupted: this goes unsaid
-        try:
-            _thread.start_new_thread(tell, ())
-        except RuntimeError:  # there are too many threads: it goes unsaid
-            self._telling.release()
+def _close_sockets(listeners: list[Listener]) -> None:
+    """Close what the workers have copies of; the names of the listeners are kept."""
+    for listener in listeners:
+        listener.socket.close()
 
 
-def _make_thread(target: Callable[[], None], name: str) -> threading.Thread:
+def _copies(listeners: list[Listener]) -> tuple[int, ...]:
+    fds: list[int] = []
     try:
-        return threading.Thread(target=target, name=name, daemon=True)
-    except RuntimeError:  # a subinterpreter with a GIL of its own has none of these
-        return threading.Thread(target=target, name=name)
+        for listener in listeners:  # no comprehension: those before it are closed
+            fds += [os.dup(listener.socket.fileno())]
+    except BaseException:
+        for fd in fds:
+            os.close(fd)
+        raise
+    return tuple(fds)
 
 
-def _announce(server: Server) -> None:
-    for line in server._greeting():
-        _say(line)
+def _concurrency(options: Options) -> Concurrency:
+    """What the application of a server without other processes has to expect."""
+    is_alone = options.workers == 1 and options.threads == 0
+    return Concurrency(multithread=not is_alone, multiprocess=False)
 
 
-def _say(line: str, level: int = logging.INFO) -> None:
-    """Tell the user of ``run()``, whether or not logging was set up.
+def announce(listeners: list[Listener]) -> None:
+    """Tell the user where it listens."""
+    for line in _greeting(listeners):
+        say(line)
 
-    ``run()`` is the program then, not a library within one, so silence would be wrong;
-    and setting up logging for a program that has not done so would be, too.
-    """
-    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
-        if log.hasHandlers():
-            log.log(level, line)
-        elif log.level <= level:
-            print(line, file=sys.stderr, flush=True)
+
+def _greeting(listeners: list[Listener]) -> list[str]:
+    from fastbatch import __version__  # not at the top: it imports this module
+
+    return [
+        f"fastbatch {__version__} listening on {listener.url}" for listener in listeners
+    ]
 
 
 def _core_arguments(options: Options) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from fastbatch._core import Gateway, ReplyError, Request
@@ -140,11 +141,20 @@ class ErrorLog:
             self._logging.is_busy = False
 
 
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """Whether an application may be called while it runs already: PEP 3333."""
+
+    multithread: bool  # by another thread of its process
+    multiprocess: bool  # by another process
+
+
 def gateway(
     application: Application,
     name: str,
     addresses: Sequence[TcpAddress | str],
     root_path: str,
+    concurrency: Concurrency,
 ) -> Gateway:
     """Make the dispatcher of an application.
 
@@ -153,6 +163,7 @@ def gateway(
         name: what it is called in the log.
         addresses: where the server listens, listener by listener.
         root_path: the option of that name.
+        concurrency: what it has to expect.
     """
     script_name = root_path.encode()
     common = {
@@ -160,9 +171,8 @@ def gateway(
         "wsgi.url_scheme": "http",
         "wsgi.errors": ErrorLog(),
         "wsgi.file_wrapper": FileWrapper,
-        # One thread of one process calls the application.
-        "wsgi.multithread": False,
-        "wsgi.multiprocess": False,
+        "wsgi.multithread": concurrency.multithread,
+        "wsgi.multiprocess": concurrency.multiprocess,
         "wsgi.run_once": False,
         # The body ends where wsgi.input does, whatever its framing was.
         "wsgi.input_terminated": True,

@@ -443,7 +443,15 @@ def test_help_reads_well_in_80_columns(fastbatch_: Start) -> None:
     assert program.wait() == 0
     text = program.output
     assert max(map(len, text.splitlines())) <= 80
-    groups = ["Binding:", "Batching:", "Limits:", "Time-outs:", "Replies:", "Logging:"]
+    groups = [
+        "Binding:",
+        "Batching:",
+        "Workers:",
+        "Limits:",
+        "Time-outs:",
+        "Replies:",
+        "Logging:",
+    ]
     groups += ["Proxies:"]
     places = [text.index(f"\n{group}\n") for group in groups]
     assert places == sorted(places)

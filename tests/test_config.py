@@ -56,6 +56,9 @@ INTEGERS = {
     "max_connections": (1, 1_000_000),
     "max_keepalive_requests": (1, 2**32 - 1),
     "max_input_memory": (0, 1024**4),
+    "max_requests": (0, 2**32 - 1),
+    "max_requests_jitter": (0, 2**32 - 1),
+    "max_rss": (0, 1024**4),
     "min_rate": (0, 1024**3),
     "unix_mode": (0, 0o777),
 }
@@ -346,6 +349,33 @@ def test_switch_that_is_no_bool_is_refused(value: Any) -> None:
     assert message(proxy_protocol=value) == expected
 
 
+# ---- workers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [1, 256, "auto"])
+def test_workers_are_a_number_or_auto(value: Any) -> None:
+    assert Options(workers=value).workers == value
+
+
+@pytest.mark.parametrize("value", [0, -1, 257, "2", "", "Auto", True, 1.0, None, b"2"])
+def test_workers_that_are_neither_are_refused(value: Any) -> None:
+    assert message(workers=value) == (
+        f"workers={value!r} is not allowed: it must be an integer from 1 to 256, or"
+        " 'auto'"
+    )
+
+
+def test_processes_are_asked_for_or_refused_or_left_open() -> None:
+    assert Options().processes is None
+    for value, kept in [(True, True), (False, False), (None, None), ("auto", None)]:
+        assert Options(processes=value).processes is kept  # type: ignore[arg-type]
+    for value in (1, 0, "true", ""):
+        assert message(processes=value) == (
+            f"processes={value!r} is not allowed: it must be True, False or None"
+            " ('auto')"
+        )
+
+
 # ---- arguments --------------------------------------------------------------------
 
 
@@ -405,6 +435,8 @@ def test_every_option_is_read_from_the_environment(
         "bind": ("unix:/a, [::1]:80", ("unix:/a", "[::1]:80")),
         "unix_mode": ("640", 0o640),
         "interface": ("wsgi", "wsgi"),
+        "workers": ("auto", "auto"),
+        "processes": ("false", False),
         "root_path": ("/app", "/app"),
         "server_header": ("", ""),
         "forwarded_allow_ips": ("::1, 10.0.0.0/8", ("::1", "10.0.0.0/8")),
@@ -455,6 +487,12 @@ def test_environment_is_read_by_from_env_alone(monkeypatch: pytest.MonkeyPatch) 
         ("SERVER_HEADER", "a\nb"),
         ("FORWARDED_ALLOW_IPS", "localhost"),
         ("PROXY_PROTOCOL", "True"),
+        ("WORKERS", "0"),
+        ("WORKERS", "257"),
+        ("WORKERS", "Auto"),
+        ("WORKERS", ""),
+        ("PROCESSES", "None"),
+        ("PROCESSES", "1"),
         ("PROXY_PROTOCOL", "1"),
         ("PROXY_PROTOCOL", ""),
     ],

@@ -219,7 +219,7 @@ def test_base_exception_is_raised_by_run(serve: Serve) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    helpers.wait_until(lambda: server._core is not None, "listening")
+    helpers.wait_until(lambda: server._workers is not None, "listening")
     assert helpers.get_url(server).status == 500
     thread.join()
     (error,) = raised

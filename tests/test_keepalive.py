@@ -121,7 +121,7 @@ def test_reply_of_a_server_that_stops_says_close(serve: Serve) -> None:
     with gates.connect(server, 1) as (connection,):
         with gate.held(server):
             connection.send(get())
-            server._running_core().stop()
+            server._running().stop()
         reply = connection.reply()
         assert (reply.body, reply.headers["Connection"]) == (b"hello", "close")
         assert connection.is_closed()
@@ -135,7 +135,7 @@ def test_pipelined_requests_that_have_arrived_are_answered_when_the_server_stops
     with gates.connect(server, 1) as (connection,):
         with gate.held(server):
             connection.send(get() * 100)
-            server._running_core().stop()
+            server._running().stop()
         replies = helpers.parse_replies(connection.rest())
     assert [reply.body for reply in replies] == [b"hello"] * 100
     assert replies[-1].headers["Connection"] == "close"

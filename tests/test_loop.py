@@ -236,7 +236,7 @@ def test_stop_now_drops_requests_that_were_parsed(
         steps.wait()
         second.send(get("/parsed"))  # is ready before the stop, so it is read first
         third.send(get("/parsed") * 4 + get()[:-1])
-        server._running_core().stop(True)
+        server._running().stop(True)
         steps.go()
         server.stop()
         for connection in (second, third):

@@ -57,7 +57,7 @@ def test_run_serves_until_another_thread_stops_it() -> None:
     server = new_server()
     thread = threading.Thread(target=server.run)
     thread.start()
-    helpers.wait_until(lambda: server._core is not None)
+    helpers.wait_until(lambda: server._workers is not None)
     assert helpers.get_url(server).body == b"hello"
     server.stop()
     thread.join(helpers.TIMEOUT)
@@ -272,7 +272,7 @@ def test_run_raises_what_the_handler_raised() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    helpers.wait_until(lambda: server._core is not None)
+    helpers.wait_until(lambda: server._workers is not None)
     with helpers.Connection(server) as connection:
         connection.send(helpers.get())
         connection.rest()

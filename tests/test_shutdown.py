@@ -14,7 +14,7 @@ from conftest import Serve, Start
 from helpers import Connection
 
 import fastbatch
-from fastbatch import _server
+from fastbatch import _signals
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
@@ -420,7 +420,7 @@ def test_signal_that_comes_too_late_goes_to_the_previous_handler() -> None:
         n: signal.signal(n, lambda number, _: seen.append(number)) for n in SIGNALS
     }
     assert previous
-    signals = _server._Signals(lambda _now: pytest.fail("it is over"))
+    signals = _signals.Signals(lambda _now: pytest.fail("it is over"))
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)
@@ -439,7 +439,7 @@ def test_handler_that_python_cannot_put_back_is_left_alone(
     monkeypatch.setattr(signal, "getsignal", lambda _number: None)
     installed: list[int] = []
     monkeypatch.setattr(signal, "signal", lambda number, _: installed.append(number))
-    signals = _server._Signals(lambda _now: None)
+    signals = _signals.Signals(lambda _now: None)
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.setblocking(False)

@@ -119,6 +119,23 @@
 /* Bytes for the value of the Server field, its end included. */
 #define FB_SERVER_VALUE_BYTES 128
 
+/* ---- workers --------------------------------------------------------------------- */
+
+/* Workers: more than the CPUs of nearly all machines. Then: no start. */
+#define FB_WORKERS_BOUND 256
+
+/* Requests after which a worker process is replaced; its bound keeps the sum with the
+ * jitter, and over all threads, in 64 bits. Then: no start. */
+#define FB_WORKER_REQUESTS_BOUND UINT32_MAX
+
+/* Bytes of memory of a worker process. Then: no start. */
+#define FB_WORKER_MEMORY_BOUND (1024LL * 1024 * 1024 * 1024)
+
+/* Milliseconds without a sign of life of a loop. A handler that runs on the loop holds
+ * it up, and so does a batch of 256 of them: what is slow must not be taken for stuck.
+ * Then: the worker process is ended, and its clients' connections are reset. */
+#define FB_WORKER_TIMEOUT_MS (300 * 1000)
+
 /* ---- access log ------------------------------------------------------------------ */
 
 /* Bytes of lines that are written together. */

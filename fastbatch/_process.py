@@ -1,0 +1,145 @@
+"""A worker process, as its supervisor sees it: told, heard, looked at; never served."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import resource
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from fastbatch import _core
+from fastbatch._seat import counters
+from fastbatch._workers import add_up
+
+_REPORT_BYTES = 1024 * 1024  # of a traceback, at the most
+
+
+class Process:
+    """One worker process. ``outdated`` says why it is to be replaced, or is empty."""
+
+    def __init__(
+        self, pid: int, control: socket.socket, memory: mmap.mmap, n_loops: int
+    ) -> None:
+        self.pid = pid
+        self.control = control
+        self.live = list(range(n_loops))  # the numbers of its loops
+        self.error: Exception | None = None  # why it does not start
+        self.began = time.monotonic()
+        self.is_ready = False
+        self.is_stopping = False
+        self.is_doomed = False  # it was sent SIGABRT
+        self.outdated = ""
+        self.ends_by: float | None = None  # then it is killed
+        self.request_limit = 0  # it is replaced after so many; 0: never
+        self._memory = memory
+        self._heard = b""
+        self._n_made = n_loops
+        self._beats: dict[int, int] = {}
+        self._silence: dict[int, float] = {}  # seconds, while somebody looked
+
+    # ---- told ---------------------------------------------------------------------
+
+    def stop(self, ends_by: float | None) -> None:
+        """Have it answer what has arrived and end, by that time if any."""
+        self.is_stopping = True
+        self.ends_by = ends_by
+        # It does not listen before it is ready; then its end is the default action.
+        if not (self.is_ready and self.tell("stop")):
+            self.kill(signal.SIGTERM)
+
+    def more(self) -> None:
+        """Have it start another loop."""
+        self.live.append(self._n_made)
+        self._n_made += 1
+        self.tell("more")
+
+    def less(self) -> None:
+        """Have it end the last of its loops."""
+        if len(self.live) > 1:
+            self.live.pop()
+            self.tell("less")
+
+    def tell(self, word: str) -> bool:
+        """Send it a line. Returns whether it can be read, as far as one can tell."""
+        try:
+            self.control.send(word.encode() + b"\n")
+        except OSError:
+            return False
+        return True
+
+    def kill(self, number: signal.Signals) -> None:
+        """Send it a signal; it is not reaped yet, so that the number is its own."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    # ---- heard --------------------------------------------------------------------
+
+    def hear(self) -> dict[str, Any] | None:
+        """What it has to say, {} if that is not complete, None if it has gone."""
+        try:
+            data = self.control.recv(65536)
+        except BlockingIOError:
+            return {}
+        except OSError:
+            return None
+        if not data:
+            return None
+        self._heard += data
+        line, newline, _ = self._heard.partition(b"\n")
+        if not newline:
+            return {} if len(self._heard) < _REPORT_BYTES else None
+        self._heard = b""
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    # ---- looked at ----------------------------------------------------------------
+
+    def stats(self) -> list[dict[str, Any]]:
+        """The counters of each loop that it has had."""
+        return [
+            _core.read_stats(counters(self._memory, number))
+            for number in range(self._n_made)
+        ]
+
+    def silence(self, elapsed: float) -> float:
+        """For how many seconds one of its loops has shown no sign of life.
+
+        Args:
+            elapsed: the seconds since this was last asked. They are added up, rather
+                than clocks compared, so that a machine or a container that was stopped
+                meanwhile is not held against anybody.
+        """
+        longest = 0.0
+        for number in self.live:
+            beat = _core.read_stats(counters(self._memory, number))["beat_ms"]
+            if beat == 0 or beat != self._beats.get(number):  # 0: it has not begun
+                self._beats[number] = beat
+                self._silence[number] = 0.0
+            else:
+                self._silence[number] += elapsed
+            longest = max(longest, self._silence[number])
+        return longest
+
+    def requests(self) -> int:
+        """How many requests it has been given."""
+        total: int = add_up(self.stats())["requests"]
+        return total
+
+    def rss(self) -> int:
+        """Its resident set in bytes, 0 if that cannot be known."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * resource.getpagesize()
+
+    def close(self) -> None:
+        """Let go of what it shared with the supervisor."""
+        self.control.close()
+        self._memory.close()

@@ -1,0 +1,116 @@
+"""The signal handlers of a server that runs on the main thread."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import signal
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Any
+
+from fastbatch._say import say
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_REOPEN_SIGNAL = signal.SIGUSR1
+
+STOPPING = "answering what has arrived, then ending; another one ends it at once"
+
+
+class Signals:
+    """The signal handlers during ``run()``.
+
+    libuv's own are not used: at the end they leave SIG_DFL instead of what was there.
+
+    Args:
+        stop: called with False for the first of ``stop_signals``, with True for others.
+        reopen: called for SIGUSR1, if given.
+        stop_signals: a worker process leaves SIGINT to its supervisor.
+        is_quiet: whether to say nothing of a stop.
+    """
+
+    def __init__(
+        self,
+        stop: Callable[[bool], None],
+        reopen: Callable[[], None] | None = None,
+        *,
+        stop_signals: Sequence[signal.Signals] = STOP_SIGNALS,
+        is_quiet: bool = False,
+    ) -> None:
+        self.is_over = False
+        self._numbers = [*stop_signals, *([] if reopen is None else [_REOPEN_SIGNAL])]
+        self._is_quiet = is_quiet
+        self._stop = stop
+        self._reopen = reopen
+        self._is_stopping = False
+        self._late: list[int] = []
+        self._telling = _thread.allocate_lock()
+        self._before: dict[int, Any] = {}
+        self._wakeup_before: int | None = None
+
+    def install(self, wakeup_fd: int) -> None:
+        """Handle the signals; each also writes a byte to ``wakeup_fd``.
+
+        Without that byte a loop that waits for sockets would not notice them.
+        """
+        # A full pipe means that the loop is awake anyway.
+        self._wakeup_before = signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+        for number in self._numbers:
+            before = signal.getsignal(number)
+            # None: a handler that is not Python's, which Python cannot put back.
+            if before is not None:
+                self._before[number] = before
+                is_reopen = number == _REOPEN_SIGNAL
+                handler = self._on_reopen if is_reopen else self._on_signal
+                signal.signal(number, handler)
+
+    def restore(self) -> None:
+        """Put back what was there; what came too late goes to that."""
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        if self._wakeup_before is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+        # So that it is said before the program ends.
+        if self._telling.acquire(timeout=1):
+            self._telling.release()
+        for number in self._late:
+            signal.raise_signal(number)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.is_over:
+            self._late.append(number)
+            return
+        is_second, self._is_stopping = self._is_stopping, True
+        self._stop(is_second)
+        if is_second:
+            raise KeyboardInterrupt
+        if not self._is_quiet:
+            self._tell(f"{signal.Signals(number).name}: {STOPPING}")
+
+    def _on_reopen(self, _number: int, _frame: FrameType | None) -> None:
+        if self.is_over or self._reopen is None:
+            return
+        try:
+            self._reopen()
+        except OSError as error:
+            self._tell(f"the old file is still written to: {error}", logging.ERROR)
+
+    def _tell(self, line: str, level: int = logging.INFO) -> None:
+        """Say it in a thread, of the plain kind.
+
+        A signal handler may have interrupted the writing of a log message, and neither
+        streams nor the locks of logging and threading can be entered twice.
+        """
+
+        def tell() -> None:
+            try:
+                say(line, level)
+            finally:
+                self._telling.release()
+
+        if not self._telling.acquire(blocking=False):
+            return  # another line may wait for what was interrupted: this goes unsaid
+        try:
+            _thread.start_new_thread(tell, ())
+        except RuntimeError:  # there are too many threads: it goes unsaid
+            self._telling.release()
