@@ -29,9 +29,10 @@ from fastbatch._config import (
     Options,
 )
 from fastbatch._load import LoadError, load_handler
+from fastbatch._process import StartError
 from fastbatch._server import Server, announce, serve
 from fastbatch._sockets import BindError
-from fastbatch._supervisor import StartError, Supervisor, is_wanted
+from fastbatch._supervisor import Supervisor, is_wanted
 from fastbatch._worker_process import work
 
 _FAILED = 1

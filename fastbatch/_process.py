@@ -20,6 +20,14 @@ from fastbatch._workers import add_up
 _REPORT_BYTES = 1024 * 1024  # of a traceback, at the most
 
 
+class StartError(RuntimeError):
+    """No worker can start; ``str()`` is what there is to say, with the traceback."""
+
+    def __init__(self, text: str, status: int = 1) -> None:
+        super().__init__(text)
+        self.status = status if status > 0 else 1  # what the program is to end with
+
+
 class Process:
     """One worker process. ``outdated`` says why it is to be replaced, or is empty."""
 
@@ -29,7 +37,7 @@ class Process:
         self.pid = pid
         self.control = control
         self.live = list(range(n_loops))  # the numbers of its loops
-        self.error: Exception | None = None  # why it does not start
+        self.error: StartError | None = None  # why it does not start
         self.began = time.monotonic()
         self.is_ready = False
         self.is_stopping = False

@@ -26,7 +26,7 @@ from typing import Any
 
 from fastbatch._config import Options
 from fastbatch._core import LIMITS
-from fastbatch._process import Process
+from fastbatch._process import Process, StartError
 from fastbatch._say import say
 from fastbatch._seat import Seat, new_memory
 from fastbatch._signals import STOPPING
@@ -65,14 +65,6 @@ _LOOK_AT_COUNTS = 0.25
 
 _RELOAD = "SIGHUP"
 _RECYCLED = "its limits"
-
-
-class StartError(Exception):
-    """The workers cannot start; ``str()`` is what there is to say, a traceback too."""
-
-    def __init__(self, text: str, status: int = 1) -> None:
-        super().__init__(text)
-        self.status = status  # what the program is to end with
 
 
 def is_wanted(options: Options) -> bool:
@@ -344,17 +336,18 @@ class Supervisor:
         how = _how(status)
         what = f"worker process {process.pid}"
         if process.is_stopping:
-            level = logging.INFO if status == 0 else logging.WARNING
+            is_well = status == 0 or not process.is_ready
+            level = logging.INFO if is_well else logging.WARNING
             say(f"{what} has ended{how}", level)
         elif process.is_ready:
             if time.monotonic() - process.began > _STEADY:
                 self._n_deaths = 0
             self._delay(f"{what} has died{how}")
         else:
-            self._on_failed_start(process, f"{what} has died{how} before it was ready")
+            what += f" has died{how} before it was ready"
+            self._on_failed_start(process.error or StartError(what, status), what)
 
-    def _on_failed_start(self, process: Process, what: str) -> None:
-        error = process.error or StartError(what)
+    def _on_failed_start(self, error: StartError, what: str) -> None:
         is_new = str(error) != self._last_error
         self._last_error = str(error)
         if not self._is_ready:

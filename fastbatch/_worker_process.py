@@ -15,10 +15,10 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
+from fastbatch._process import StartError
 from fastbatch._say import say
 from fastbatch._seat import Seat
 from fastbatch._signals import Signals
-from fastbatch._supervisor import StartError
 
 if TYPE_CHECKING:
     from fastbatch._server import Server
