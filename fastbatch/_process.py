@@ -90,21 +90,22 @@ class Process:
 
     def hear(self) -> dict[str, Any] | None:
         """What it has to say, {} if that is not complete, None if it has gone."""
+        has_gone = False
         try:
-            data = self.control.recv(65536)
+            while not has_gone and len(self._heard) < _REPORT_BYTES:
+                data = self.control.recv(65536)
+                self._heard += data
+                has_gone = not data
         except BlockingIOError:
-            return {}
+            pass
         except OSError:
-            return None
-        if not data:
-            return None
-        self._heard += data
-        line, newline, _ = self._heard.partition(b"\n")
-        if not newline:
-            return {} if len(self._heard) < _REPORT_BYTES else None
-        self._heard = b""
-        said: dict[str, Any] = json.loads(line)
-        return said
+            has_gone = True
+        line, newline, self._heard = self._heard.partition(b"\n")
+        if newline:
+            said: dict[str, Any] = json.loads(line)
+            return said
+        self._heard = line
+        return None if has_gone else {}
 
     # ---- looked at ----------------------------------------------------------------
 

@@ -12,6 +12,7 @@ deaths and limits only change what is wanted or who is outdated.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import random
@@ -113,6 +114,7 @@ class Supervisor:
         self._is_ready = False  # a worker has been
         self._is_stopping = False
         self._is_reloading = False
+        self._has_deaths = False  # children have ended, and were not reaped
         self._n_deaths = 0  # in a row, each soon after its start
         self._spawn_after = 0.0
         self._last_error = ""  # of a start
@@ -134,12 +136,17 @@ class Supervisor:
         self._listeners = open_listeners(binds, options.backlog, options.unix_mode)
         try:
             self._install_signals()
+            # What the collector does not look at stays shared with the children: of
+            # 20 MB, 3 to 6 that each would have copied on free-threaded 3.13.
+            gc.collect()
+            gc.freeze()
             seat = self._supervise()
         except BaseException:
             self._kill_all()
             self._close()
             raise
         if seat is None:
+            gc.unfreeze()
             self._close()
         return seat
 
@@ -168,6 +175,9 @@ class Supervisor:
                 return None
             for key, _ in self._selector.select(self._seconds_to_wait()):
                 key.data()
+            if self._has_deaths:  # not before: what they had to say was to be read
+                self._has_deaths = False
+                self._reap()
             self._look()
 
     def _reconcile(self) -> Seat | None:
@@ -384,7 +394,7 @@ class Supervisor:
     def _on_signals(self) -> None:
         for number in self._wakeup[0].recv(4096):
             if number == signal.SIGCHLD:
-                self._reap()
+                self._has_deaths = True
             elif number in (signal.SIGINT, signal.SIGTERM):
                 self._on_stop(signal.Signals(number).name)
             elif self._is_stopping:

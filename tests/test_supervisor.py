@@ -194,7 +194,7 @@ def test_request_in_a_handler_is_answered_at_the_end(
         reply = connection.reply()
         assert reply.body.endswith(b"first")
         assert reply.headers["Connection"] == "close"
-    assert service.program.wait() == 0
+    assert service.program.wait() == 0, service.program.errors
 
 
 def test_ctrl_c_of_a_terminal_goes_to_all_and_lets_them_answer(
@@ -234,7 +234,7 @@ def test_handler_that_does_not_return_is_killed_after_graceful_timeout(
         connection.send(helpers.get("/stuck"))
         service.wait_for("in the handler")
         service.signal(signal.SIGTERM)
-        assert service.program.wait() == 0
+        assert service.program.wait() == 0, service.program.errors
     assert re.search(
         r"worker process \d+ does not end: killing it", service.program.errors
     )
@@ -380,7 +380,7 @@ def test_signal_ends_workers_that_have_not_started_yet(serve: Serve, app: Path) 
     service = serve(wait=False)
     service.wait_for("importing")
     service.signal(signal.SIGTERM)
-    assert service.program.wait() == 0
+    assert service.program.wait() == 0, service.program.errors
 
 
 def test_access_log_that_cannot_be_opened_ends_it(serve: Serve) -> None:
