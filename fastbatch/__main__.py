@@ -33,7 +33,7 @@ from fastbatch._process import StartError
 from fastbatch._server import Server, announce, serve
 from fastbatch._sockets import BindError
 from fastbatch._supervisor import Supervisor, is_wanted
-from fastbatch._worker_process import work
+from fastbatch._worker_process import leave, status_of, work
 
 _FAILED = 1
 _MISUSED = 2
@@ -92,11 +92,11 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
 
     try:
         if is_wanted(options):
-            return _supervise(options, log_level, make_server)
+            is_program = arguments is None
+            return _supervise(options, log_level, make_server, is_program)
         serve(make_server())
     except StartError as error:
-        print(error, file=sys.stderr)
-        return error.status
+        parser.exit(error.status, f"{error}\n")
     except BindError as error:
         return _failed(parser, error.sentence("--bind"))
     except OSError as error:
@@ -120,15 +120,24 @@ def _make_server(prog: str, name: str, options: Options) -> Server:
 
 
 def _supervise(
-    options: Options, log_level: str, make_server: Callable[[], Server]
+    options: Options,
+    log_level: str,
+    make_server: Callable[[], Server],
+    is_program: bool,
 ) -> int:
-    """Serve with workers. Returns the exit status, in each of their processes too."""
+    """Serve with workers. Returns the exit status.
+
+    It returns in each of their processes, too, if the whole program is ours: then what
+    the handler's module has for the end of the program is done there.
+    """
     ours = _set_up_logging(log_level)
     seat = Supervisor(options, announce).run()
     if seat is None:
         return 0
     for handler in ours:  # so that the handler's module can set up its own
         logging.getLogger().removeHandler(handler)
+    if not is_program:
+        leave(status_of(lambda: work(seat, make_server, options.graceful_timeout)))
     return work(seat, make_server, options.graceful_timeout)
 
 

@@ -12,7 +12,7 @@ from fastbatch._config import Options
 from fastbatch._core import Batch, ReplyError, Request
 from fastbatch._reply import HTTPError, Response, plain_text
 from fastbatch._sockets import TcpAddress
-from fastbatch._wsgi import Concurrency, gateway
+from fastbatch._wsgi import ALONE, Concurrency, gateway
 
 log = logging.getLogger("fastbatch")
 
@@ -28,7 +28,7 @@ _WSGI_FRAMEWORKS = frozenset(
 
 
 def dispatcher_for(
-    handler: Any, options: Options, concurrency: Concurrency
+    handler: Any, options: Options, concurrency: Concurrency = ALONE
 ) -> DispatcherMaker:
     """Find out how a handler is to be called, by the option ``interface``.
 

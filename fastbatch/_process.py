@@ -44,7 +44,7 @@ class Process:
         self.is_doomed = False  # it was sent SIGABRT
         self.outdated = ""
         self.ends_by: float | None = None  # then it is killed
-        self.request_limit = 0  # it is replaced after so many; 0: never
+        self.request_limit = 0  # for each of its loops; 0: none
         self._memory = memory
         self._heard = b""
         self._n_made = n_loops

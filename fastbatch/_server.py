@@ -398,8 +398,7 @@ class Server:
         self._seat = seat
         self._pid = os.getpid()
         concurrency = Concurrency(
-            multithread=not seat.uses_processes
-            or self._options.threads > 0,
+            multithread=not seat.uses_processes or self._options.threads > 0,
             multiprocess=True,
         )
         self._make_dispatcher = dispatcher_for(

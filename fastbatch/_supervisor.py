@@ -281,8 +281,7 @@ class Supervisor:
         process.control.setblocking(False)
         if self._options.max_requests:
             jitter = random.randint(0, self._options.max_requests_jitter)
-            limit = self._options.max_requests + jitter
-            process.request_limit = limit * len(process.live)
+            process.request_limit = self._options.max_requests + jitter
         self._processes[process.pid] = process
         self._selector.register(
             process.control, selectors.EVENT_READ, lambda: self._on_message(process)
@@ -512,7 +511,8 @@ class Supervisor:
                 return
         if process.outdated:
             return
-        if process.request_limit and (n := process.requests()) >= process.request_limit:
+        limit = process.request_limit * len(process.live)
+        if limit and (n := process.requests()) >= limit:
             say(f"{name} has had {n} requests: replacing it")
             process.outdated = _RECYCLED
         elif options.max_rss and (rss := process.rss()) > options.max_rss:

@@ -149,6 +149,9 @@ class Concurrency:
     multiprocess: bool  # by another process
 
 
+ALONE = Concurrency(multithread=False, multiprocess=False)
+
+
 def gateway(
     application: Application,
     name: str,

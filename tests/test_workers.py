@@ -72,6 +72,17 @@ def test_as_many_handlers_run_at_once_as_there_are_workers(
     assert len(hold.threads) == N
 
 
+def test_each_worker_has_handler_threads_of_its_own(serve: Serve, hold: Hold) -> None:
+    server = serve(hold, workers=2, threads=2)
+    with hold.busy(server, 4) as connections:
+        hold.is_over.set()
+        for connection in connections:
+            assert connection.reply().body == b"/hold"
+    server.stop()
+    assert len(hold.threads) == 4
+    assert all(one["requests"] for one in server.stats()["workers"])
+
+
 def test_worker_that_is_busy_does_not_keep_others_from_serving(
     serve: Serve, hold: Hold
 ) -> None:
@@ -122,16 +133,18 @@ def test_each_worker_has_a_dispatcher_of_its_own_thread(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("threads", [0, 1])
 def test_application_is_told_whether_there_are_other_threads(
-    serve: Serve, workers: int
+    serve: Serve, workers: int, threads: int
 ) -> None:
     def application(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
         found = [environ["wsgi.multithread"], environ["wsgi.multiprocess"]]
         return [repr(found).encode()]
 
-    server = serve(application, workers=workers)
-    assert helpers.get_url(server).body == repr([workers > 1, False]).encode()
+    server = serve(application, workers=workers, threads=threads)
+    expected = [workers > 1 or threads > 0, False]
+    assert helpers.get_url(server).body == repr(expected).encode()
 
 
 def test_auto_is_one_for_each_cpu(
@@ -207,15 +220,18 @@ def test_stop_lets_every_worker_answer(hold: Hold) -> None:
         assert not stopper.is_alive()
 
 
+@pytest.mark.parametrize("threads", [0, 2])
 def test_stop_by_a_handler_does_not_wait_whichever_worker_it_is_on(
-    hold: Hold,
+    hold: Hold, threads: int
 ) -> None:
     def handler(request: fastbatch.Request) -> str:
         if request.path == "/stop":
             server.stop()
         return hold(request)
 
-    server = fastbatch.Server(handler, bind="127.0.0.1:0", workers=2).start()
+    server = fastbatch.Server(
+        handler, bind="127.0.0.1:0", workers=2, threads=threads
+    ).start()
     with hold.busy(server, 1), Connection(server) as connection:
         connection.send(helpers.get("/stop"))
         hold.is_over.set()
