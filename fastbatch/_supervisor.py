@@ -32,7 +32,7 @@ from fastbatch._say import say
 from fastbatch._seat import Seat, new_memory
 from fastbatch._signals import STOPPING
 from fastbatch._sockets import Listener, open_listeners, parse_bind
-from fastbatch._workers import add_up, worker_count
+from fastbatch._workers import add_up, of_the_past, worker_count
 
 _SIGNALS = (
     signal.SIGINT,
@@ -106,7 +106,7 @@ class Supervisor:
         self._n_workers = worker_count(options)
         self._listeners: list[Listener] = []
         self._processes: dict[int, Process] = {}
-        self._past: list[dict[str, Any]] = []  # the counters of those that have ended
+        self._past: dict[str, Any] = {}  # the counters of those that have ended
         self._selector = selectors.DefaultSelector()
         self._wakeup = socket.socketpair()
         self._signals_before: dict[int, Any] = {}
@@ -162,7 +162,7 @@ class Supervisor:
             for stats in process.stats()
         ]
         counts = [{k: v for k, v in one.items() if k != "pid"} for one in each]
-        return add_up([*counts, *self._past]) | {"workers": each}
+        return add_up([*counts, self._past]) | {"workers": each}
 
     # ---- the loop -----------------------------------------------------------------
 
@@ -337,8 +337,8 @@ class Supervisor:
 
     def _on_death(self, process: Process, status: int) -> None:
         del self._processes[process.pid]
-        self._past += [stats | {"open_connections": 0} for stats in process.stats()]
-        self._past = [add_up(self._past)]
+        gone = [of_the_past(stats) for stats in process.stats()]
+        self._past = add_up([self._past, *gone])
         if process.control in self._selector.get_map():
             self._selector.unregister(process.control)
         process.close()

@@ -220,21 +220,33 @@ class Workers:
             return self._n_made - 1
 
 
+# What a loop has now, rather than what it has had: nothing, once it is gone.
+_GAUGES = ("open_connections", "slots_in_use")
+
+
 def add_up(each: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The counters of several loops as those of one."""
     total: dict[str, Any] = {}
     for stats in each:
         for name, value in stats.items():
-            if name not in total:
-                total[name] = value
-            elif name == "beat_ms":
-                total[name] = max(total[name], value)
-            elif isinstance(value, list):
-                pairs = zip(total[name], value, strict=True)
-                total[name] = [a + b for a, b in pairs]
-            else:
-                total[name] += value
+            if name in total:
+                together = max if name == "beat_ms" else _sum
+                value = together(total[name], value)
+            total[name] = value
     return total
+
+
+def _sum(a: Any, b: Any) -> Any:
+    if isinstance(a, dict):
+        return add_up([a, b])
+    if isinstance(a, list):
+        return [x + y for x, y in zip(a, b, strict=True)]
+    return a + b
+
+
+def of_the_past(stats: dict[str, Any]) -> dict[str, Any]:
+    """The counters of a loop that is gone."""
+    return stats | {name: 0 for name in _GAUGES if name in stats}
 
 
 def worker_count(options: Options) -> int:

@@ -659,3 +659,42 @@ def test_supervisor_is_there_when_it_is_asked_for(
     arguments: dict[str, object], *, expected: bool
 ) -> None:
     assert is_wanted(Options(**arguments)) is expected  # type: ignore[arg-type]
+
+
+TELLING = """
+import os
+import fastbatch, fastbatch._server
+from fastbatch._supervisor import Supervisor
+
+class Telling(Supervisor):
+    def _on_death(self, process, status):
+        super()._on_death(process, status)
+        stats = self.stats()
+        pids = sorted({{one["pid"] for one in stats["workers"]}})
+        print(stats["requests"], stats["open_connections"], pids, flush=True)
+
+fastbatch._server.Supervisor = Telling
+fastbatch.run(lambda request: str(os.getpid()), port=0, workers=2, processes={})
+"""
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_counters_of_all_processes_and_of_those_that_died(
+    start: Start, tmp_path: Path, *, processes: bool
+) -> None:
+    (tmp_path / "telling.py").write_text(TELLING.format(processes))
+    service = Service(start("telling.py"), is_threads=not processes)
+    service.program.address()
+    first = service.wait_for_ready(2 if processes else 1)
+    for _ in range(5):
+        with Connection(service.program.address()) as connection:
+            connection.ask()
+            pid = int(connection.ask().body)
+    os.kill(pid, signal.SIGKILL)
+    others = sorted(set(first) - {pid})
+    service.wait_for(rf"(?m)^10 \d {re.escape(str(others))}$")
+    service.wait_for_ready(len(first) + 1)
+    service.ask()
+    service.signal(signal.SIGTERM)
+    assert service.program.wait() == 0
+    assert service.program.output.endswith("\n11 0 []\n")
