@@ -29,7 +29,10 @@ class StartError(RuntimeError):
 
 
 class Process:
-    """One worker process. ``outdated`` says why it is to be replaced, or is empty."""
+    """One worker process.
+
+    ``outdated`` says why it is to be replaced, once it is ready, or is empty.
+    """
 
     def __init__(
         self, pid: int, control: socket.socket, memory: mmap.mmap, n_loops: int

@@ -444,7 +444,10 @@ class Supervisor:
         self._spawn_after = 0.0
         self._last_error = ""
         for process in self._processes.values():
-            process.outdated = _RELOAD
+            if process.is_ready:
+                process.outdated = _RELOAD
+            elif not process.is_stopping:  # what it is about to run is old already
+                self._stop(process)
 
     def _on_count(self, change: int, name: str) -> None:
         n = min(max(self._n_workers + change, 1), LIMITS["workers_bound"])

@@ -46,6 +46,13 @@ READY = r"worker process (\d+) is ready"
 MODES = {"processes": ["--processes=true"], "threads": ["--processes=false"]}
 
 
+def write(app: Path, source: str) -> None:
+    """Change the module at once: a worker may be reading it."""
+    new = app.with_suffix(".new")
+    new.write_text(source)
+    new.replace(app)
+
+
 class Service:
     """A program with workers."""
 
@@ -328,9 +335,7 @@ def test_worker_whose_handler_exits_is_replaced(serve: Serve) -> None:
 
 
 def test_workers_that_die_again_and_again_have_to_wait(serve: Serve, app: Path) -> None:
-    app.write_text(
-        APP + "threading.Timer(0.05, lambda: os.kill(os.getpid(), 9)).start()\n"
-    )
+    write(app, APP + "threading.Timer(0.05, lambda: os.kill(os.getpid(), 9)).start()\n")
     service = serve()
     service.wait_for("starting another one in 0.5 s\n")
     service.wait_for("starting another one in 1 s\n")
@@ -343,7 +348,7 @@ def test_workers_that_die_again_and_again_have_to_wait(serve: Serve, app: Path) 
 def test_module_that_fails_ends_it_with_its_traceback_once(
     serve: Serve, app: Path
 ) -> None:
-    app.write_text("import no_such_module\n")
+    write(app, "import no_such_module\n")
     service = serve(wait=False, workers=3)
     assert service.program.wait() == 1
     errors = service.program.errors
@@ -356,7 +361,7 @@ def test_module_that_fails_ends_it_with_its_traceback_once(
 
 
 def test_handler_that_is_not_there_ends_it_with_2(serve: Serve, app: Path) -> None:
-    app.write_text("def helo(request): pass\n")
+    write(app, "def helo(request): pass\n")
     service = serve(wait=False)
     assert service.program.wait() == 2
     assert service.program.errors == (
@@ -366,7 +371,7 @@ def test_handler_that_is_not_there_ends_it_with_2(serve: Serve, app: Path) -> No
 
 
 def test_module_that_exits_ends_it_with_that_status(serve: Serve, app: Path) -> None:
-    app.write_text("import sys; sys.exit(5)\n")
+    write(app, "import sys; sys.exit(5)\n")
     service = serve(wait=False)
     assert service.program.wait() == 5
     assert re.fullmatch(
@@ -376,7 +381,7 @@ def test_module_that_exits_ends_it_with_that_status(serve: Serve, app: Path) -> 
 
 
 def test_signal_ends_workers_that_have_not_started_yet(serve: Serve, app: Path) -> None:
-    app.write_text("import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
+    write(app, "import time\nprint('importing', flush=True)\ntime.sleep(60)\n")
     service = serve(wait=False)
     service.wait_for("importing")
     service.signal(signal.SIGTERM)
@@ -398,7 +403,7 @@ def test_sighup_brings_fresh_code_and_nobody_is_refused(
     service = serve()
     before = service.ready
     with crowd(service) as failures:
-        app.write_text(APP.replace("first", "second"))
+        write(app, APP.replace("first", "second"))
         service.signal(signal.SIGHUP)
         service.wait_for("SIGHUP: the workers are replaced")
         for pid in before:
@@ -412,12 +417,12 @@ def test_sighup_brings_fresh_code_and_nobody_is_refused(
 def test_sighup_with_broken_code_keeps_the_old_workers(serve: Serve, app: Path) -> None:
     service = serve()
     before = service.ready
-    app.write_text("raise ValueError('of the module')\n")
+    write(app, "raise ValueError('of the module')\n")
     service.signal(signal.SIGHUP)
     service.wait_for(r"SIGHUP: worker process \d+ .*: the old workers are kept\n")
     assert service.program.errors.count("ValueError: of the module") == 1
     assert service.pid() in before
-    app.write_text(APP.replace("first", "repaired"))
+    write(app, APP.replace("first", "repaired"))
     service.signal(signal.SIGHUP)
     service.wait_for("SIGHUP: the workers are replaced")
     helpers.wait_until(lambda: service.ask().endswith("repaired"))
@@ -427,11 +432,28 @@ def test_sighup_with_broken_code_keeps_the_old_workers(serve: Serve, app: Path) 
 def test_sighup_twice_in_a_row_replaces_all(serve: Serve, app: Path) -> None:
     service = serve()
     service.signal(signal.SIGHUP)
-    app.write_text(APP.replace("first", "second"))
+    write(app, APP.replace("first", "second"))
     service.signal(signal.SIGHUP)
     service.wait_for("SIGHUP: the workers are replaced")
     helpers.wait_until(lambda: service.ask().endswith("second"))
     service.end()
+
+
+def test_sighup_that_repairs_what_the_one_before_broke(serve: Serve, app: Path) -> None:
+    service = serve()
+    before = service.ready
+    write(app, "import time\nprint('importing', flush=True)\ntime.sleep(0.2)\n1 / 0\n")
+    service.signal(signal.SIGHUP)
+    service.wait_for("importing")
+    write(app, APP.replace("first", "repaired"))
+    service.signal(signal.SIGHUP)
+    service.wait_for_ready(len(before) + 1)
+    # The first new one is ready before any of the old ones is gone.
+    until, _, _ = service.program.errors.partition(f"{service.ready[len(before)]} is")
+    assert not any(f"process {pid} has ended" in until for pid in before)
+    service.wait_for("SIGHUP: the workers are replaced")
+    helpers.wait_until(lambda: service.ask().endswith("repaired"))
+    assert not re.search("WARNING|ERROR", service.end())
 
 
 # ---- more and less ----------------------------------------------------------------
@@ -513,11 +535,11 @@ def test_worker_that_is_stuck_says_where_and_is_replaced(serve: Serve) -> None:
 
 def test_time_in_which_all_were_stopped_is_nobody_s_silence(serve: Serve) -> None:
     """As when a container is paused."""
-    service = serve("--worker-timeout=1")
+    service = serve("--worker-timeout=2")
     pids = [*service.ready, service.program.pid]
     for pid in reversed(pids):
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(1.5)
+    time.sleep(2.5)
     for pid in reversed(pids):
         os.kill(pid, signal.SIGCONT)
     time.sleep(0.5)
@@ -549,11 +571,14 @@ def test_sigusr1_opens_the_access_logs_of_all_anew(
 def test_application_is_told_of_other_processes_and_threads(
     serve: Serve, app: Path
 ) -> None:
-    app.write_text("""
+    write(
+        app,
+        """
 def hello(environ, start_response):
     start_response("200 OK", [])
     return [repr((environ["wsgi.multithread"], environ["wsgi.multiprocess"])).encode()]
-""")
+""",
+    )
     service = serve()
     assert service.ask() == repr((service.is_threads, True))
     service.end()
@@ -562,7 +587,7 @@ def hello(environ, start_response):
 def test_logging_of_the_application_is_left_alone(serve: Serve, app: Path) -> None:
     setting_up = "import logging\nlogging.basicConfig(format='<%(message)s>')\n"
     failing = "def hello(request):\n    logging.getLogger().warning('of the app')\n"
-    app.write_text(setting_up + failing)
+    write(app, setting_up + failing)
     service = serve()
     service.ask()
     service.wait_for("<of the app>\n")
@@ -570,7 +595,7 @@ def test_logging_of_the_application_is_left_alone(serve: Serve, app: Path) -> No
 
 
 def test_exit_functions_of_the_application_are_called(serve: Serve, app: Path) -> None:
-    app.write_text(APP + "import atexit\natexit.register(print, 'at exit')\n")
+    write(app, APP + "import atexit\natexit.register(print, 'at exit')\n")
     service = serve()
     service.end()
     n = len(service.ready)
