@@ -88,7 +88,8 @@ class Server:
 
     It reads no environment variables and installs no signal handlers: ``run()`` does.
     It serves once: make another one to serve again. All methods may be called from any
-    thread.
+    thread. Its ``workers`` are threads; what is for a supervisor to do (``processes``,
+    ``max_requests``, ``max_rss``, ``worker_timeout``) is done for ``run()`` alone.
 
     Args:
         handler: what answers the requests: a function of one request, or a WSGI
@@ -421,6 +422,12 @@ def run(
     than the main one no signal is handled. SIGUSR1 opens the file of the access log
     anew, if there is one.
 
+    With several ``workers``, or an option that looks after them (``processes=True``,
+    ``max_requests``, ``max_rss``, ``worker_timeout``), this process is their
+    supervisor: it forks worker processes, so there should be no other threads, and
+    obeys SIGHUP (replace all), SIGTTIN (one more) and SIGTTOU (one less), too. In
+    another thread than the main one they are threads, without a supervisor.
+
     What is not given is taken from the environment, ``FASTBATCH_<OPTION>``, or else is
     the default; ``help(fastbatch.Options)`` lists the options.
 
@@ -438,8 +445,10 @@ def run(
     Raises:
         TypeError, ValueError: an option, or the handler's signature, is wrong.
         OSError: it cannot listen.
+        RuntimeError: no worker can start.
         KeyboardInterrupt: there was a second signal.
-        BaseException: what the handler raised that is no ``Exception``.
+        BaseException: what the handler raised that is no ``Exception``; a worker
+            process ends of it, and is replaced.
     """
     if options is None:
         options, arguments = Options.from_env(**arguments), {}
