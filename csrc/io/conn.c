@@ -1294,7 +1294,9 @@ void
 fb_conn_resume(fb_conn *conn)
 {
     conn->awaits_body = false;
-    fb_server_settle_soon(conn->server, conn);
+    if (conn->state != FB_CONN_CLOSING) {
+        fb_server_settle_soon(conn->server, conn);
+    }
 }
 
 void
