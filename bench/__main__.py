@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from bench import mixed, scale
 from bench.compare import compare_text, servers_text
 from bench.errors import BenchError
 from bench.instructions import (
@@ -17,10 +18,31 @@ from bench.instructions import (
     find_valgrind,
     instructions_text,
 )
-from bench.machine import Cores, choose_cores, describe_machine, raise_file_limit
+from bench.machine import (
+    Cores,
+    all_cores,
+    choose_cores,
+    describe_machine,
+    raise_file_limit,
+)
 from bench.measure import Settings, measure_cells
-from bench.peers import FRAMEWORKS, VENVS, find_peers, install_peers, require_frameworks
-from bench.results import METRICS, Result, pair_with_base, result_to_json
+from bench.paced import MAX_CONNECTIONS
+from bench.peers import (
+    FRAMEWORKS,
+    PEERS,
+    VENVS,
+    Found,
+    find_peers,
+    install_peers,
+    require_frameworks,
+)
+from bench.results import (
+    METRICS,
+    OTHERS_PERCENT,
+    Result,
+    pair_with_base,
+    result_to_json,
+)
 from bench.seed import seed_text
 from bench.servers import (
     About,
@@ -32,10 +54,6 @@ from bench.servers import (
 )
 from bench.serving import WSGI_APPS
 from bench.wrk import Load, find_wrk, wrk_version
-
-# What the rest of the machine may use before a reader is warned: the kernel's own
-# threads and the runner stay below.
-OTHERS_PERCENT = 10
 
 # What a command finds: the text to print, and the same for --json.
 Report: TypeAlias = tuple[str, dict[str, Any]]
@@ -55,6 +73,7 @@ examples:
   python -m bench peers                     installs the servers to compare with
   python -m bench wsgi                      a WSGI application on all of them
   python -m bench flask --connections 100   the same with Flask
+  python -m bench scale                     1, 2 and more workers, handler threads
   python -m bench seed --connections 50     what batching gives
   python -m bench instructions              what it costs outside the kernel, exactly
 
@@ -89,6 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("wsgi", add_wsgi, run_wsgi, "as a WSGI server, next to the floor and peers"),
         ("flask", add_flask, run_flask, "a Flask application, next to peers"),
         ("peers", add_peers, run_peers, "install the peers, each in its own venv"),
+        ("scale", add_scale, run_scale, "1, 2 and more workers; handlers that wait"),
         ("log", add_log, run_log, "with an access log and without"),
         ("seed", add_seed, run_seed, "batch sizes, from 1 (the control) to 256"),
         ("instructions", add_instructions, run_instructions, "counted by callgrind"),
@@ -138,6 +158,55 @@ def add_comparison(parser: argparse.ArgumentParser, seconds: int) -> None:
     add_machine(parser)
 
 
+def add_scale(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "fastbatch and those peers that are installed with 1, 2 and more workers, all "
+        "cores being for the server and wrk together: requests/s, server CPU time, "
+        "memory. Then, on one core, a load of which 1 % waits for 50 ms, with handler "
+        "threads and without."
+    )
+    add_python(parser, several=True)
+    parser.add_argument(
+        "--venvs",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="where each peer has its venv; may be given several times, for peers on "
+        "several Pythons (default: bench/.venvs)",
+    )
+    parser.add_argument(
+        "--part",
+        choices=("all", "workers", "mixed"),
+        default="all",
+        help="(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--workers",
+        nargs="+",
+        type=number(1, 256),
+        metavar="N",
+        help="(default: 1, 2, 4 ... as far as there are cores)",
+    )
+    parser.add_argument(
+        "--connections",
+        "-c",
+        type=number(1, MAX_CONNECTIONS),
+        default=64,
+        metavar="N",
+        help="kept open by the client (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rate",
+        type=number(100, 10_000),
+        default=1000,
+        metavar="N",
+        help="requests per second at which the mixed load's latencies are taken "
+        "(default: %(default)s)",
+    )
+    add_rounds(parser, rounds=3, seconds=2)
+    add_machine(parser)
+
+
 def add_peers(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Install the peers and Flask with the versions of bench/peers.txt. What is "
@@ -148,6 +217,13 @@ def add_peers(parser: argparse.ArgumentParser) -> None:
         default=sys.executable,
         metavar="PATH",
         help="the interpreter for the peers (default: the one that runs this)",
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        default=PEERS,
+        metavar="PEER",
+        help=f"which (default: {' '.join(PEERS)})",
     )
     add_venvs(parser)
     parser.set_defaults(json=None)
@@ -312,6 +388,21 @@ class Pythons:
         self.paths[name] = path
         self.about[name] = about
 
+    def with_options(self, *names: str) -> dict[str, str]:
+        """Those whose fastbatch has these options; the others are named."""
+        found = {}
+        for name, path in self.paths.items():
+            about = self.about[name]
+            missing = [option for option in names if option not in about["options"]]
+            if missing:
+                warn(
+                    f"{name}: its fastbatch {about['version']} has no option "
+                    f"{' and no '.join(missing)}, so it has no such rows"
+                )
+            else:
+                found[name] = path
+        return found
+
     def subjects(self, app: str, batch_size: int = 256) -> list[Subject]:
         if app == "flask":
             for name, path in self.paths.items():
@@ -354,11 +445,95 @@ def run_comparison(
 
 
 def run_peers(args: argparse.Namespace) -> Report:
-    peers = install_peers(args.venvs, args.python)
+    if unknown := set(args.names) - set(PEERS):
+        raise BenchError(f"{min(unknown)} is none of the peers: {', '.join(PEERS)}")
+    peers = install_peers(args.venvs, args.python, args.names)
     if peers.left_out:
         reasons = [f"{name}: {why}" for name, why in peers.left_out.items()]
         raise BenchError("not everything is installed.\n" + "\n".join(reasons))
     return servers_text(peers.about, FRAMEWORKS), {}
+
+
+def run_scale(args: argparse.Namespace) -> Report:
+    find_wrk()
+    pythons = Pythons(args.python)
+    parts: list[tuple[str, dict[str, Any]]] = []
+    if args.part != "mixed":
+        parts.append(run_workers(args, pythons))
+    if args.part != "workers":
+        parts.append(run_mixed(args, pythons))
+    found: dict[str, Any] = {
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "warmup": args.warmup,
+        "wrk": wrk_version(),
+        "servers": dict(pythons.about),
+        "bars": [],
+        "results": [],
+    }
+    for _, of_part in parts:
+        found["servers"] |= of_part["servers"]
+        found["bars"] += of_part["bars"]
+        found["results"] += of_part["results"]
+    texts = [text for text, _ in parts]
+    return "\n\n".join([*texts, servers_text(found["servers"])]), found
+
+
+def run_workers(args: argparse.Namespace, pythons: Pythons) -> Report:
+    """Every kind of server with every number of workers."""
+    paths = pythons.with_options("workers", "processes")
+    peers = find_all_peers(args.venvs or [VENVS], scale.PEERS)
+    kinds = [*scale.fastbatch_kinds(paths, pythons.about), *scale.peer_kinds(peers)]
+    cores = all_cores()
+    workers = sorted(set(args.workers or scale.default_workers(len(cores.common))))
+    settings = Settings(args.rounds, args.seconds, args.warmup, cores)
+    announce(cores, settings.expected_seconds(len(kinds) * len(workers) * 2))
+    load = Load(args.connections)
+    rows = scale.measure_rows(kinds, workers, load, settings, warn_of_failure)
+    warn_of_others([row.result for row in rows])
+    n_cores = len(cores.common)
+    found = {
+        "servers": scale.about_peers(peers),
+        "bars": scale.bars(rows, n_cores),
+        "results": [
+            scale.row_to_json(row, base, n_cores) for row, base in scale.with_base(rows)
+        ],
+    }
+    return scale.scale_text(rows, n_cores), found
+
+
+def run_mixed(args: argparse.Namespace, pythons: Pythons) -> Report:
+    """One worker each: what handler threads are for."""
+    pythons.with_options("threads")
+    peers = find_all_peers(args.venvs or [VENVS], mixed.PEERS)
+    subjects = [
+        *mixed.fastbatch_subjects(pythons.paths, pythons.about),
+        *mixed.peer_subjects(peers),
+    ]
+    cores = choose_cores(args.server_core, args.wrk_core)
+    settings = Settings(args.rounds, args.seconds, args.warmup, cores)
+    announce(cores, 1.5 * settings.expected_seconds(len(subjects)))
+    rows = mixed.measure_mixed(
+        subjects, args.connections, args.rate, settings, warn_of_failure
+    )
+    warn_of_others([row.result for row in rows])
+    found = {
+        "servers": scale.about_peers(peers),
+        "bars": [],
+        "results": [mixed.row_to_json(row) for row in rows],
+    }
+    return mixed.mixed_text(rows, args.rate), found
+
+
+def find_all_peers(
+    venvs: Sequence[Path], names: Sequence[str]
+) -> list[tuple[Path, Found]]:
+    """Each place and which of these peers are there; the others are named."""
+    peers = [(where, find_peers(where, "wsgi", names)) for where in venvs]
+    for where, found in peers:
+        in_which = f" (in {where})" if len(venvs) > 1 else ""
+        warn_of_left_out({f"{n}{in_which}": w for n, w in found.left_out.items()})
+    return peers
 
 
 def run_log(args: argparse.Namespace) -> Report:
@@ -424,6 +599,8 @@ def run_instructions(args: argparse.Namespace) -> Report:
 def announce(cores: Cores, seconds: float) -> None:
     """Say where and for how long, before it starts."""
     where = f"server on core {cores.server}, wrk on core {cores.wrk}"
+    if cores.common:
+        where = f"server and wrk on the same {len(cores.common)} core(s)"
     warn(f"{where}, about {math.ceil(seconds / 60)} min")
     if cores.shared:
         warn(
@@ -440,6 +617,10 @@ def warn_of_others(results: Sequence[Result]) -> None:
             f"Other processes took up to {most:.0f} % of a core: the figures say\n"
             "little, requests/s and latency least. Measure again on an idle machine."
         )
+
+
+def warn_of_failure(subject: Subject, error: BenchError) -> None:
+    warn(f"{subject.name} is left out: {error}")
 
 
 def warn_of_left_out(left_out: Mapping[str, str]) -> None:

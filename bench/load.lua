@@ -1,11 +1,20 @@
--- What wrk sends and what it says at the end. Usage: wrk ... -s load.lua URL -- DEPTH
+-- What wrk sends and what it says at the end. Usage: wrk ... -s load.lua URL -- DEPTH [SLOW]
 --
--- DEPTH requests are sent in one write. There is no request() and no response() here:
--- wrk then sends one prepared string and runs no Lua while it measures.
+-- DEPTH requests are sent in one write. There is no response() here, and no request()
+-- unless SLOW is given: wrk then sends one prepared string and runs no Lua while it
+-- measures. SLOW, if not 0: each SLOW-th write asks for /slow instead, once.
 
 function init(args)
    local burst = string.rep(wrk.format(), tonumber(args[1]) or 1)
-   wrk.format = function() return burst end
+   local slow, every, n = wrk.format(nil, "/slow"), tonumber(args[2]) or 0, 0
+   if every == 0 then
+      wrk.format = function() return burst end
+      return
+   end
+   function request()
+      n = n + 1
+      return n % every == 0 and slow or burst
+   end
 end
 
 -- One line of JSON, which wrk.py reads. Times are in microseconds.

@@ -6,7 +6,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +21,20 @@ class Cores:
 
     server: int
     wrk: int
+    common: frozenset[int] = frozenset()
+    """If not empty, both run on all of these instead."""
 
     @property
     def shared(self) -> bool:
         return self.server == self.wrk
+
+    @property
+    def of_server(self) -> frozenset[int]:
+        return self.common or frozenset({self.server})
+
+    @property
+    def of_wrk(self) -> frozenset[int]:
+        return self.common or frozenset({self.wrk})
 
 
 def choose_cores(server: int | None = None, wrk: int | None = None) -> Cores:
@@ -40,6 +50,12 @@ def choose_cores(server: int | None = None, wrk: int | None = None) -> Cores:
         apart = [c for c in others if c not in siblings(server)]
         wrk = (apart or others or [server])[0]
     return Cores(server, wrk)
+
+
+def all_cores() -> Cores:
+    """Every core for the server and wrk together: what a server of many workers has."""
+    first, *others = sorted(os.sched_getaffinity(0))
+    return Cores(first, (others or [first])[0], frozenset({first, *others}))
 
 
 def siblings(core: int) -> set[int]:
@@ -60,10 +76,10 @@ def parse_core_list(text: str) -> set[int]:
 
 
 @contextlib.contextmanager
-def pinned(core: int) -> Iterator[None]:
-    """Processes started in this block run on ``core``: they inherit the affinity."""
+def pinned(cores: int | Collection[int]) -> Iterator[None]:
+    """Processes started in this block run on ``cores``: they inherit the affinity."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {core})
+    os.sched_setaffinity(0, {cores} if isinstance(cores, int) else cores)
     try:
         yield
     finally:
@@ -134,7 +150,7 @@ def busy_seconds(cores: Cores) -> float:
 
     What the host of a virtual machine took away ("steal") counts too.
     """
-    wanted = {f"cpu{cores.server}", f"cpu{cores.wrk}"}
+    wanted = {f"cpu{core}" for core in cores.of_server | cores.of_wrk}
     ticks = 0
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
@@ -142,6 +158,22 @@ def busy_seconds(cores: Cores) -> float:
             user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
             ticks += sum(map(int, (user, nice, system, irq, softirq, steal)))
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def memory_bytes(*pids: int) -> int:
+    """What these processes hold of memory together: their proportional set size.
+
+    A page that several processes have, whoever they are, counts as one divided among
+    them; so what is shared between the workers of a server counts once.
+    """
+    found = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError as error:
+            raise BenchError(f"no memory of process {pid}: {error}") from None
+        found += int(text.partition("\nPss:")[2].split()[0]) * 1024
+    return found
 
 
 def children_seconds() -> float:

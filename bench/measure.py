@@ -1,14 +1,22 @@
 """Measure servers under loads, in interleaved rounds."""
 
+import dataclasses
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeAlias
 
 from bench.errors import BenchError
 from bench.figures import batch_sizes, subtract
-from bench.machine import Cores, CpuTime, busy_seconds, children_seconds, cpu_time
+from bench.machine import (
+    Cores,
+    CpuTime,
+    busy_seconds,
+    children_seconds,
+    cpu_time,
+    memory_bytes,
+)
 from bench.results import Cell, Result, Sample
 from bench.servers import Server, Stats, Subject, running
 from bench.wrk import Load, WrkResult, run_wrk
@@ -49,42 +57,82 @@ class Reading:
     busy: float
     children: float
     stats: Stats | None
+    memory: int = 0
+    """In bytes."""
 
     @classmethod
     def take(cls, server: Server, cores: Cores) -> Self:
         stats = server.stats()
         pids = server.pids()
         cpu = cpu_time(*pids)
-        return cls(pids, cpu, busy_seconds(cores), children_seconds(), stats)
+        busy = busy_seconds(cores)
+        memory = memory_bytes(*pids)
+        return cls(pids, cpu, busy, children_seconds(), stats, memory)
+
+
+# Called with a server that cannot be measured, and why.
+OnFailure: TypeAlias = Callable[[Subject, BenchError], None]
 
 
 def measure_cells(
-    subjects: Sequence[Subject], loads: Sequence[Load], settings: Settings
+    subjects: Sequence[Subject],
+    loads: Sequence[Load],
+    settings: Settings,
+    on_failure: OnFailure | None = None,
 ) -> list[Result]:
     """Every server under every load once, then all once more: each time a new process.
 
     What is compared is measured right after each other. A disturbance of some seconds
     then hits neighbours alike and not one server, and the luck that a process has with
     its addresses shows in the spread.
+
+    Raises:
+        BenchError: a server failed and there is no ``on_failure``. With it, that server
+            has no samples under that load, and the others are measured.
     """
+
+    def sample(result: Result) -> None:
+        with running(result.cell.subject, settings.cores.of_server) as server:
+            result.samples.append(measure(server, result.cell.load, settings))
+
     results = [Result(Cell(subject, load)) for load in loads for subject in subjects]
-    for n in range(settings.rounds):
-        for result in results:
-            cell = result.cell
-            progress(f"round {n + 1} of {settings.rounds}: {cell.subject.name}", cell)
-            with running(cell.subject, settings.cores.server) as server:
-                result.samples.append(measure(server, cell.load, settings))
+    in_rounds(results, settings.rounds, sample, on_failure)
     return results
+
+
+def in_rounds(
+    results: Sequence[Result],
+    rounds: int,
+    sample: Callable[[Result], None],
+    on_failure: OnFailure | None = None,
+) -> None:
+    """What ``measure_cells`` does, ``sample`` being what is done with each in turn."""
+    failed = []
+    for n in range(rounds):
+        for result in results:
+            subject = result.cell.subject
+            if result in failed:
+                continue
+            progress(f"round {n + 1} of {rounds}: {subject.name}", result.cell)
+            try:
+                sample(result)
+            except BenchError as error:
+                if on_failure is None:
+                    raise
+                on_failure(subject, error)
+                failed.append(result)
+    for result in failed:
+        result.samples.clear()
 
 
 def measure(server: Server, load: Load, settings: Settings) -> Sample:
     """Warm ``server`` up with the same load, then measure."""
     cores = settings.cores
     if settings.warmup:
-        run_wrk(server.port, load, settings.warmup, cores.wrk)
+        run_wrk(server.port, load, settings.warmup, cores.of_wrk)
         settle(server)
     before = Reading.take(server, cores)
-    result = run_wrk(server.port, load, settings.seconds, cores.wrk)
+    result = run_wrk(server.port, load, settings.seconds, cores.of_wrk)
     settle(server)
     after = Reading.take(server, cores)
     if before.pids != after.pids:
@@ -111,12 +159,13 @@ def make_sample(
     cpu = after.cpu - before.cpu
     wrk_cpu = after.children - before.children
     others = max(after.busy - before.busy - cpu.total - wrk_cpu, 0)
+    sample = Sample(load, result, cpu, others, wrk_seconds=wrk_cpu, memory=after.memory)
     if before.stats is None or after.stats is None or subject.batch_size is None:
-        return Sample(load, result, cpu, others)
+        return sample
     counts = subtract(after.stats["batch_sizes"], before.stats["batch_sizes"])
     allocations = after.stats["allocations"] - before.stats["allocations"]
     batches = batch_sizes(counts, subject.batch_size)
-    return Sample(load, result, cpu, others, batches, allocations)
+    return dataclasses.replace(sample, batches=batches, allocations=allocations)
 
 
 def progress(what: str, cell: Cell) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.servers import About, Subject, run_about
 
-PEERS = ("bjoern", "fastpysgi", "granian")
+PEERS = ("bjoern", "fastpysgi", "granian", "gunicorn", "waitress")
+# Those that are made for the most that one core gives.
+ONE_CORE_PEERS = ("bjoern", "fastpysgi", "granian")
 FRAMEWORKS = ("flask", "werkzeug")
 
 PINS = Path(__file__).with_name("peers.txt")
@@ -87,10 +89,14 @@ def require_frameworks(python: str, about: About) -> None:
 # ---- what is installed ---------------------------------------------------------------
 
 
-def find_peers(venvs: Path, app: str) -> Found:
+def find_peers(
+    venvs: Path,
+    app: str,
+    names: Sequence[str] = ONE_CORE_PEERS,
+) -> Found:
     """Look at each peer's venv; nothing is installed."""
     found = Found()
-    for name in PEERS:
+    for name in names:
         python = venv_python(venvs, name)
         if not python.exists():
             found.left_out[name] = "it is not installed"
@@ -104,8 +110,19 @@ def find_peers(venvs: Path, app: str) -> Found:
             found.left_out[name] = ", ".join(wrong)
             continue
         found.about[name] = about
-        found.subjects.append(Subject(name, (str(python), str(SERVE_PEER), name, app)))
+        found.subjects.append(peer_subject(name, venvs, app))
     return found
+
+
+def peer_subject(
+    name: str, venvs: Path, app: str, workers: int = 1, threads: int = 1
+) -> Subject:
+    command = [str(venv_python(venvs, name)), str(SERVE_PEER), name, app]
+    if workers > 1:
+        command += ["--workers", str(workers)]
+    if threads > 1:
+        command += ["--threads", str(threads)]
+    return Subject(name, tuple(command))
 
 
 def about_peer(name: str, python: str) -> About:
@@ -125,15 +142,15 @@ def venv_python(venvs: Path, name: str) -> Path:
 # ---- installing ----------------------------------------------------------------------
 
 
-def install_peers(venvs: Path, python: str) -> Found:
+def install_peers(venvs: Path, python: str, names: Sequence[str] = PEERS) -> Found:
     """Install what is not there as pinned, each whatever became of the one before."""
     failed = {}
-    for name in PEERS:
+    for name in names:
         try:
             install_peer(name, venvs, python)
         except BenchError as error:
             failed[name] = str(error)
-    found = find_peers(venvs, "wsgi")
+    found = find_peers(venvs, "wsgi", names)
     found.left_out.update(failed)
     return found
 

@@ -10,6 +10,10 @@ from bench.machine import CpuTime
 from bench.servers import Subject
 from bench.wrk import Load, WrkResult
 
+# What the rest of the machine may use before a reader is warned: the kernel's own
+# threads and the runner stay below.
+OTHERS_PERCENT = 10
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -23,6 +27,10 @@ class Sample:
     batches: BatchSizes | None = None
     allocations: int | None = None
     """Blocks that the server's C code took from the allocator meanwhile."""
+    wrk_seconds: float = 0.0
+    """What wrk used."""
+    memory: int | None = None
+    """What the server holds afterwards, in bytes."""
 
     @property
     def rate(self) -> float:
@@ -43,6 +51,15 @@ class Sample:
     def busy(self) -> float:
         """Percent of the server's core. Well below 100, wrk was the slower one."""
         return 100 * self.cpu.total / self.wrk.seconds
+
+    @property
+    def wrk_busy(self) -> float:
+        """Percent of one core. Next to 100, the server had to wait for wrk."""
+        return 100 * self.wrk_seconds / self.wrk.seconds
+
+    @property
+    def memory_mib(self) -> float | None:
+        return None if self.memory is None else self.memory / 2**20
 
     @property
     def others(self) -> float:
@@ -116,6 +133,7 @@ METRICS = {
         Metric("cpu_us", "server CPU per request, us", 2, compared=True),
         Metric("user_us", "  outside the kernel, us", 2, compared=True),
         Metric("busy", "server's core busy, %"),
+        Metric("wrk_busy", "wrk's core busy, %"),
         Metric("others", "lost to other processes, %"),
         Metric("round_trip_ms", "mean round trip, ms", 3),
         Metric("p50_ms", "latency p50, ms", 3, compared=True),
@@ -126,6 +144,7 @@ METRICS = {
         Metric("batch_max", "batch size, largest"),
         Metric("batch_full", "batches that were full, %"),
         Metric("allocations", "allocations in C"),
+        Metric("memory_mib", "memory, MiB", 1, compared=True),
         Metric("errors", "errors"),
     )
 }

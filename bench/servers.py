@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +50,28 @@ def fastbatch_subject(
     app: str = "hello",
     batch_size: int = 256,
     access_log: str | None = None,
+    threads: int | None = None,
 ) -> Subject:
+    """A server on one thread, and as many handler threads as asked for."""
     command = [python, str(SERVE), app, "--batch-size", str(batch_size)]
     if access_log is not None:
         command += ["--access-log", access_log]
+    if threads is not None:
+        command += ["--threads", str(threads)]
     if app in WSGI_APPS:
         command += ["--interface", "wsgi"]
     return Subject(name, tuple(command), batch_size)
+
+
+def workers_subject(
+    name: str, python: str, app: str, workers: int, processes: bool
+) -> Subject:
+    """What ``fastbatch.run()`` starts; it says nothing of its counters."""
+    command = [python, str(SERVE), app, "--workers", str(workers)]
+    command += ["--processes", "yes" if processes else "no"]
+    if app in WSGI_APPS:
+        command += ["--interface", "wsgi"]
+    return Subject(name, tuple(command))
 
 
 def ask_about(python: str) -> About:
@@ -186,15 +201,18 @@ class Server:
 
 @contextmanager
 def running(
-    subject: Subject, core: int, wrapper: Sequence[str] = (), patience: float = 1
+    subject: Subject,
+    cores: int | Collection[int],
+    wrapper: Sequence[str] = (),
+    patience: float = 1,
 ) -> Iterator[Server]:
-    """Start ``subject`` on ``core``, wait until it answers, end it afterwards.
+    """Start ``subject`` on ``cores``, wait until it answers, end it afterwards.
 
     It leads a process group of its own, in which all its children are: they inherit
-    the core, count as it, and end with it. ``wrapper`` is a command that runs it, such
+    the cores, count as it, and end with it. ``wrapper`` is a command that runs it, such
     as valgrind; ``patience`` times as long as usual is waited for its start and end.
     """
-    with pinned(core):
+    with pinned(cores):
         process = subprocess.Popen(
             [*wrapper, *subject.command], stdout=subprocess.PIPE, process_group=0
         )

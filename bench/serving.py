@@ -8,20 +8,35 @@ import importlib
 import importlib.metadata
 import json
 import platform
+import socket
 import sys
 import sysconfig
 from typing import Any
+
+HOST = "127.0.0.1"
 
 # As many as the floor lets wait.
 BACKLOG = 2048
 
 # The WSGI applications. Any other name is that of a request handler in apps.py.
-WSGI_APPS = {"wsgi": "wsgi_apps:hello", "flask": "flask_app:app"}
+WSGI_APPS = {
+    "wsgi": "wsgi_apps:hello",
+    "wsgi-burn": "wsgi_apps:burn",
+    "wsgi-mixed": "wsgi_apps:mixed",
+    "flask": "flask_app:app",
+}
 
 
 def load_app(name: str) -> Any:
     module, _, attribute = WSGI_APPS.get(name, f"apps:{name}").partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def free_port() -> int:
+    """A port for a server that takes neither a socket nor port 0."""
+    with socket.create_server((HOST, 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def say(line: dict[str, Any]) -> None:

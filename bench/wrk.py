@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ class Load:
 
     connections: int
     pipeline: int = 1
+    slow_every: int = 0
+    """If not 0, each n-th request is for /slow, and Lua runs for every one."""
 
     def __str__(self) -> str:
         return f"c={self.connections}, {self.pipeline} per write"
@@ -83,11 +86,14 @@ def wrk_command(port: int, load: Load, seconds: int) -> list[str]:
         f"http://127.0.0.1:{port}/",
         "--",
         str(load.pipeline),
+        str(load.slow_every),
     ]
 
 
-def run_wrk(port: int, load: Load, seconds: int, core: int) -> WrkResult:
-    with pinned(core):
+def run_wrk(
+    port: int, load: Load, seconds: int, cores: int | Collection[int]
+) -> WrkResult:
+    with pinned(cores):
         # Popen kills what it started when the time is over or on Ctrl-C.
         done = subprocess.run(
             wrk_command(port, load, seconds),

@@ -1,7 +1,11 @@
-"""The WSGI application that is measured: what a PEP 3333 server costs by itself."""
+"""The WSGI applications that are measured: the first is what a server alone costs."""
 
+import time
 from collections.abc import Iterable
 from wsgiref.types import StartResponse, WSGIEnvironment
+
+BURN_NANOSECONDS = 50_000
+SLOW_SECONDS = 0.05
 
 BODY = b"Hello, World!"
 HEADERS = [
@@ -14,3 +18,18 @@ def hello(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[
     """The body and the headers of apps.hello; the server adds what else it sends."""
     start_response("200 OK", HEADERS)
     return [BODY]
+
+
+def burn(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """As apps.burn: 50 us of the thread's own CPU time."""
+    end = time.thread_time_ns() + BURN_NANOSECONDS
+    while time.thread_time_ns() < end:
+        pass
+    return hello(environ, start_response)
+
+
+def mixed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """``hello``, but for /slow, which waits as for a database and uses no CPU."""
+    if environ["PATH_INFO"] == "/slow":
+        time.sleep(SLOW_SECONDS)
+    return hello(environ, start_response)

@@ -22,7 +22,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench import __main__ as command_line
-from bench import machine, measure, peers, wrk
+from bench import machine, measure, mixed, paced, peers, scale, wrk
 from bench.compare import load_table, servers_text
 from bench.errors import BenchError
 from bench.figures import (
@@ -34,11 +34,14 @@ from bench.figures import (
 )
 from bench.floor import ROOT, VENDOR, build_floor, find_sources
 from bench.instructions import parse_callgrind, read_exactly, read_reply
-from bench.machine import Cores, CpuTime, choose_cores, parse_core_list
+from bench.machine import Cores, CpuTime, all_cores, choose_cores, parse_core_list
 from bench.measure import Reading, Settings
-from bench.peers import FRAMEWORKS, PEERS, PINS, find_peers, read_pins
+from bench.mixed import FastOnes, MixedRow, mixed_text
+from bench.paced import Latencies, Pace, percentile, reply_length, run_paced
+from bench.peers import FRAMEWORKS, PEERS, PINS, find_peers, peer_subject, read_pins
 from bench.report import show, table
 from bench.results import METRICS, Cell, Result, Sample
+from bench.scale import Kind, Row, scale_text
 from bench.seed import seed_text
 from bench.servers import (
     About,
@@ -212,6 +215,26 @@ def test_callgrinds_total_is_read() -> None:
 
 
 # ---- the machine ---------------------------------------------------------------------
+
+
+def test_all_cores_are_for_the_server_and_wrk_together(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {2, 3})
+    assert choose_cores().of_server == {2}
+    assert choose_cores().of_wrk == {3}
+    assert all_cores().of_server == all_cores().of_wrk == {2, 3}
+    command_line.announce(all_cores(), seconds=1)
+    assert "server and wrk on the same 2 core(s)" in capsys.readouterr().err
+
+
+def test_the_memory_of_two_processes_is_that_of_both() -> None:
+    with running(two_processes("ends"), choose_cores().server) as server:
+        first, second = server.pids()
+        both = machine.memory_bytes(first, second)
+        assert both > machine.memory_bytes(first) > 2**20
+    with pytest.raises(BenchError, match=f"no memory of process {second}"):
+        machine.memory_bytes(second)
 
 
 def test_core_lists_are_read() -> None:
@@ -572,6 +595,345 @@ def test_a_peer_serves_the_wsgi_application(
         assert reply.headers["Content-Type"] == "text/plain; charset=utf-8"
 
 
+# ---- workers -------------------------------------------------------------------------
+
+
+def make_scale_sample(
+    requests: int,
+    wrk_seconds: float,
+    memory: int = 2**20,
+    errors: int = 0,
+    others: float = 0.0,
+) -> Sample:
+    """One second."""
+    latency = parse_wrk(WRK_OUTPUT).latency
+    found = WrkResult(requests, 1.0, 0, {"read": errors}, latency)
+    return Sample(
+        Load(64),
+        found,
+        CpuTime(1.0, 0.5),
+        others,
+        wrk_seconds=wrk_seconds,
+        memory=memory,
+    )
+
+
+def make_kind(name: str = "mine", is_ours: bool = True) -> Kind:
+    def subject(app: str, workers: int) -> Subject:
+        return Subject(name, ("true", app, str(workers)))
+
+    return Kind(name, subject, has_bar=is_ours, in_threads=is_ours)
+
+
+def make_row(kind: Kind, app: str, workers: int, *samples: Sample) -> Row:
+    cell = Cell(kind.subject(app, workers), Load(64))
+    return Row(kind, app, workers, Result(cell, list(samples)))
+
+
+def make_pair(kind: Kind, app: str, rate: int, memory: int = 2**20) -> list[Row]:
+    """One worker serves 16,000, two ``rate``, of which wrk takes a quarter core."""
+    return [
+        make_row(kind, app, 1, make_scale_sample(16_000, 0.125)),
+        make_row(kind, app, 2, make_scale_sample(rate, 0.25, memory)),
+    ]
+
+
+def test_one_worker_has_a_core_while_wrk_has_another() -> None:
+    sample = make_scale_sample(16_000, wrk_seconds=0.125)
+    assert scale.cores_left(sample, workers=1, n_cores=2) == 1
+    assert scale.cores_left(sample, workers=2, n_cores=2) == pytest.approx(1.875)
+    assert scale.cores_left(sample, workers=1, n_cores=1) == pytest.approx(0.875)
+    assert scale.cores_left(sample, workers=2, n_cores=4) == 2
+    all_of_it = make_scale_sample(1, wrk_seconds=1.01)
+    assert scale.cores_left(all_of_it, workers=1, n_cores=1) > 0
+
+
+def test_the_useful_share_is_the_applications_own_work() -> None:
+    # 16,000 x 50 us in a second are 0.8 s.
+    sample = make_scale_sample(16_000, wrk_seconds=0.0)
+    assert scale.useful_share(sample, workers=1, n_cores=2) == pytest.approx(0.8)
+    assert scale.useful_share(sample, workers=2, n_cores=2) == pytest.approx(0.4)
+
+
+def test_what_wrk_took_is_added_as_if_used_as_well_as_the_rest() -> None:
+    one = make_scale_sample(16_000, wrk_seconds=0.125)
+    two = make_scale_sample(28_000, wrk_seconds=0.25)
+    ratio = scale.corrected_ratio(two, 2, one, 1, n_cores=2)
+    assert ratio == pytest.approx(28_000 / 16_000 * 2 / 1.75)
+
+
+def test_nothing_is_corrected_where_wrk_has_cores_of_its_own() -> None:
+    one = make_scale_sample(16_000, wrk_seconds=0.5)
+    two = make_scale_sample(28_000, wrk_seconds=1.0)
+    assert scale.corrected_ratio(two, 2, one, 1, n_cores=3) == pytest.approx(1.75)
+
+
+def test_two_workers_that_do_no_more_than_one_are_not_corrected_upwards() -> None:
+    one = make_scale_sample(16_000, wrk_seconds=0.125)
+    same = make_scale_sample(16_000, wrk_seconds=0.125)
+    ratio = scale.corrected_ratio(same, 2, one, 1, n_cores=2)
+    assert ratio == pytest.approx(2 / 1.875)
+
+
+def test_rows_are_compared_with_one_worker_of_the_same_server_and_application() -> None:
+    mine, other = make_kind("mine"), make_kind("other", is_ours=False)
+    rows = [
+        row
+        for kind in (mine, other)
+        for app in ("wsgi", "wsgi-burn")
+        for row in make_pair(kind, app, 28_000)
+    ]
+    for row, base in scale.with_base(rows):
+        assert (base.kind, base.app, base.workers) == (row.kind, row.app, 1)
+
+
+def test_the_bars_are_met_and_missed() -> None:
+    kind = make_kind()
+    met = scale.bars(make_pair(kind, "wsgi-burn", 28_000, 1_300_000), n_cores=2)
+    assert met == [
+        "met: mine: at least 1.7 times the CPU-bound work of one: x 2.00, raw x 1.75",
+        "met: mine: under 1.3 times the memory of one (50 us of CPU time in every "
+        "request): x 1.24",
+    ]
+    missed = scale.bars(make_pair(kind, "wsgi-burn", 20_000, 1_400_000), n_cores=2)
+    assert [text.partition(":")[0] for text in missed] == ["MISSED", "MISSED"]
+    [text] = scale.bars(make_pair(kind, "wsgi", 20_000, 1_300_000), n_cores=2)
+    assert "CPU-bound" not in text
+    assert text.startswith("met: mine: under 1.3 times the memory")
+
+
+def test_no_bar_is_for_a_peer_nor_for_processes_memory() -> None:
+    assert scale.bars(make_pair(make_kind("x", False), "wsgi-burn", 1), 2) == []
+    kind = scale.fastbatch_kind("3.13", "python3.13", processes=True)
+    [text] = scale.bars(make_pair(kind, "wsgi-burn", 28_000), n_cores=2)
+    assert "memory" not in text
+
+
+def test_a_busy_machine_says_nothing_of_two_workers() -> None:
+    one, two = make_pair(make_kind(), "wsgi-burn", 28_000)
+    busy = make_row(two.kind, two.app, 2, make_scale_sample(28_000, 0.25, others=0.5))
+    text, _ = scale.bars([one, busy], n_cores=2)
+    assert text.startswith("not to be said: mine: at least 1.7 times")
+    assert text.endswith("x 2.00, raw x 1.75; other processes took 50 % of a core")
+
+
+def test_one_core_says_nothing_of_two_workers() -> None:
+    text, _ = scale.bars(make_pair(make_kind(), "wsgi-burn", 16_000), n_cores=1)
+    assert text.endswith("there are no two cores")
+
+
+def test_the_table_of_workers_has_both_ratios_and_all_errors() -> None:
+    rows = [
+        make_row(make_kind(), "wsgi-burn", 1, *[make_scale_sample(16_000, 0.125)] * 2),
+        make_row(
+            make_kind(),
+            "wsgi-burn",
+            2,
+            make_scale_sample(28_000, 0.25, 2**21, errors=3),
+            make_scale_sample(28_000, 0.25, 2**21, errors=4),
+        ),
+    ]
+    _, header, _, one, two = scale_text(rows, n_cores=2).splitlines()[:5]
+    assert header.split()[:3] == ["server", "workers", "requests/s"]
+    assert one.split()[:3] == ["mine", "1", "16,000"]
+    assert two.split() == [
+        *("mine", "2", "28,000", "x", "1.75", "25", "80.0", "x", "2.00"),
+        *("100", "35.71", "2.0", "x", "2.00", "7"),
+    ]
+    assert one.split()[-1] == "0"
+    found = scale.row_to_json(rows[1], rows[0], n_cores=2)
+    assert found["corrected_ratio"]["median"] == pytest.approx(2.0)
+    assert (found["workers"], found["app"]) == (2, "wsgi-burn")
+    json.dumps(found)
+
+
+def test_a_round_in_which_one_worker_answered_nothing_gives_no_ratio() -> None:
+    nothing = make_scale_sample(0, 0.0)
+    one = make_row(make_kind(), "wsgi-burn", 1, nothing)
+    two = make_row(make_kind(), "wsgi-burn", 2, make_scale_sample(28_000, 0.25))
+    assert scale.corrected(two, one, n_cores=2) is None
+    assert "not to be said" in scale_text([one, two], n_cores=2)
+
+
+def test_as_many_workers_are_measured_as_there_are_cores() -> None:
+    assert scale.default_workers(1) == [1, 2]
+    assert scale.default_workers(2) == [1, 2]
+    assert scale.default_workers(6) == [1, 2, 4]
+
+
+def test_workers_are_threads_only_where_there_is_no_gil() -> None:
+    about = {"3.13": {"gil": True}, "3.13t": {"gil": False}}
+    kinds = scale.fastbatch_kinds({name: name for name in about}, about)
+    assert [kind.name for kind in kinds] == [
+        "fastbatch, 3.13, processes",
+        "fastbatch, 3.13t, threads",
+        "fastbatch, 3.13t, processes",
+    ]
+    assert [kind.in_threads for kind in kinds] == [False, True, False]
+    command = kinds[1].subject("wsgi", 2).command
+    assert command[2:] == (
+        *("wsgi", "--workers", "2", "--processes", "no"),
+        *("--interface", "wsgi"),
+    )
+
+
+def test_peers_are_told_how_many_workers_and_threads() -> None:
+    command = peer_subject("granian", Path("venvs"), "wsgi", 2, 8).command
+    assert command[2:] == ("granian", "wsgi", "--workers", "2", "--threads", "8")
+    command = peer_subject("granian", Path("venvs"), "wsgi").command
+    assert command[2:] == ("granian", "wsgi")
+
+
+def test_an_older_fastbatch_without_the_option_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"old": ["bind"], "new": ["bind", "workers", "processes"]}
+    monkeypatch.setattr(
+        command_line,
+        "ask_about",
+        lambda path: make_about("fastbatch") | {"options": options[path]},
+    )
+    pythons = command_line.Pythons(["old=old", "new=new"])
+    assert pythons.with_options("workers", "processes") == {"new": "new"}
+    said = capsys.readouterr().err
+    assert "old: its fastbatch 1.0 has no option workers and no processes" in said
+    assert "new" not in said
+
+
+def test_a_server_that_fails_is_left_out_and_the_others_are_measured() -> None:
+    kind = make_kind()
+    good, bad = (Result(Cell(kind.subject("wsgi", n), Load(1))) for n in (1, 2))
+    left_out: list[str] = []
+
+    def sample(result: Result) -> None:
+        # It fails in the second round: what was taken in the first is of no use.
+        if result is bad and result.samples:
+            raise BenchError("it does not answer")
+        result.samples.append(make_scale_sample(1, 0.0))
+
+    measure.in_rounds(
+        [good, bad], 3, sample, lambda _, error: left_out.append(str(error))
+    )
+    assert left_out == ["it does not answer"]
+    assert (len(good.samples), len(bad.samples)) == (3, 0)
+    with pytest.raises(BenchError, match="it does not answer"):
+        measure.in_rounds([good, bad], 3, sample)
+
+
+# ---- the mixed load ------------------------------------------------------------------
+
+
+def test_one_request_of_a_hundred_is_slow() -> None:
+    pace = Pace(1000, 100, 10)
+    assert [n for n in range(300) if pace.is_slow(n)] == [99, 199, 299]
+
+
+def test_a_percentile_is_the_value_that_so_many_are_not_above() -> None:
+    values = [float(n) for n in range(100, 0, -1)]
+    assert percentile(values, 50) == 50.0
+    assert percentile(values, 99) == 99.0
+    assert percentile([7.0], 99) == 7.0
+    with pytest.raises(BenchError, match="no request was answered"):
+        percentile([], 50)
+
+
+def test_the_length_of_a_reply_is_that_of_head_and_body() -> None:
+    head = b"HTTP/1.1 200 OK\r\nX: y\r\ncontent-length: 13\r\n\r\n"
+    assert reply_length(head[:-1]) is None
+    assert reply_length(head) == reply_length(head + b"Hello") == len(head) + 13
+    with pytest.raises(BenchError, match="without Content-Length"):
+        reply_length(b"HTTP/1.1 200 OK\r\n\r\n")
+
+
+def test_the_latencies_of_the_fast_ones_are_apart() -> None:
+    found = Latencies(fast=[0.001] * 99 + [0.003], slow=[0.05], errors=2, late=[0.0])
+    assert mixed.summary(found) == FastOnes(
+        p50=1.0, p99=1.0, max=3.0, slow_p50=50.0, client_late=0.0, errors=2
+    )
+
+
+def test_the_table_of_the_mixed_load_counts_errors_of_both_clients() -> None:
+    result = make_row(
+        make_kind(), mixed.APP, 1, make_scale_sample(1000, 0.1, errors=3)
+    ).result
+    row = MixedRow(result, [FastOnes(0.5, 1.25, 3.0, 50.5, 0.1, errors=4)])
+    title, _, _, cells = mixed_text([row], rate=1000).splitlines()
+    assert title == "1 of 100 requests waits for 50 ms; times at 1,000 requests/s"
+    assert cells.split()[-6:] == ["0.50", "1.25", "3.00", "50.50", "0.10", "7"]
+    assert mixed.row_to_json(row)["paced"][0]["p99"] == 1.25
+
+
+def test_threads_are_measured_where_fastbatch_has_them() -> None:
+    about = {"old": {"options": []}, "new": {"options": ["threads"]}}
+    subjects = mixed.fastbatch_subjects({name: name for name in about}, about)
+    assert [subject.name for subject in subjects] == [
+        "fastbatch, old, no threads",
+        "fastbatch, new, no threads",
+        "fastbatch, new, 8 threads",
+    ]
+    assert "--threads" not in subjects[1].command
+    assert subjects[2].command[-4:] == ("--threads", "8", "--interface", "wsgi")
+
+
+# Answers each connection on a thread of its own: 404 to the third request of each, and
+# hangs up instead of answering the fifth.
+THREADED = """
+import json, socket, socketserver, time
+
+class Handler(socketserver.BaseRequestHandler):
+    def handle(self):
+        for n in range(1, 5):
+            head = b""
+            while not head.endswith(b"\\r\\n\\r\\n"):
+                data = self.request.recv(65536)
+                if not data:
+                    return
+                head += data
+            if head.startswith(b"GET /slow "):
+                time.sleep(0.05)
+            status = b"404 No" if n == 3 else b"200 OK"
+            rest = b"\\r\\nContent-Length: 2\\r\\n\\r\\nok"
+            self.request.sendall(b"HTTP/1.1 " + status + rest)
+        self.request.recv(65536)
+
+socketserver.ThreadingTCPServer.daemon_threads = True
+with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+    print(json.dumps({"port": server.server_address[1]}), flush=True)
+    server.serve_forever()
+"""
+
+
+def test_the_paced_client_counts_every_request_once() -> None:
+    threaded = Subject("threaded", (sys.executable, "-c", THREADED))
+    with running(threaded, all_cores().of_server) as server:
+        found = run_paced(server.port, Pace(200, 33, connections=1), seconds=1)
+        several = run_paced(server.port, Pace(200, 33, connections=5), seconds=1)
+    # Of five requests the third is refused and the last not answered. Six of all are
+    # slow, and three of these are such.
+    assert (len(found.fast), len(found.slow), found.errors) == (117, 3, 80)
+    assert min(found.slow) >= 0.05
+    assert min(found.fast) < min(found.slow)
+    assert len(several.fast) + len(several.slow) + several.errors == 200
+
+
+def test_a_request_that_waits_for_a_connection_is_late_by_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(paced, "PATIENCE_SECONDS", 0.0)
+    threaded = Subject("threaded", (sys.executable, "-c", THREADED))
+    with running(threaded, all_cores().of_server) as server:
+        # Every request takes 50 ms on the one connection, and each 10 ms one is due.
+        found = run_paced(server.port, Pace(100, 1, connections=1), seconds=0.2)
+    assert found.slow[1] >= 0.09
+    assert len(found.slow) + found.errors == 20
+    assert len(found.late) == 1
+
+
+def test_wrks_script_asks_for_slow_now_and_then_if_told() -> None:
+    assert wrk.wrk_command(1, Load(1, 1), 1)[-2:] == ["1", "0"]
+    assert wrk.wrk_command(1, Load(1, slow_every=100), 1)[-2:] == ["1", "100"]
+
+
 # ---- the command line ----------------------------------------------------------------
 
 
@@ -734,3 +1096,54 @@ def test_one_short_round_next_to_the_floor(tmp_path: Path) -> None:
     for result in compared:
         assert result["metrics"]["cpu_us"]["ratio"]["median"] > 0
         assert 1 <= result["metrics"]["batch_mean"]["median"] <= 256
+
+
+def run_scale(tmp_path: Path, *arguments: str) -> dict[str, Any]:
+    """``scale`` in its shortest form, without peers."""
+    output = tmp_path / "scale.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench", "scale", "--json", str(output)),
+            *("--rounds", "1", "--seconds", "1", "--warmup", "0"),
+            *("--connections", "10", "--venvs", str(tmp_path), *arguments),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "granian is left out: it is not installed" in done.stderr
+    found: dict[str, Any] = json.loads(output.read_text())
+    for result in found["results"]:
+        assert result["metrics"]["rate"]["median"] > 0
+        assert result["metrics"]["errors"]["high"] == 0
+        assert result["metrics"]["memory_mib"]["median"] > 1
+    return found
+
+
+@needs_wrk
+@pytest.mark.usefixtures("fastbatch")
+def test_one_short_round_of_the_mixed_load(tmp_path: Path) -> None:
+    found = run_scale(tmp_path, "--part", "mixed", "--rate", "100")
+    n_kinds = 2 if "threads" in ask_about(sys.executable)["options"] else 1
+    assert len(found["results"]) == n_kinds
+    for result in found["results"]:
+        [one] = result["paced"]
+        assert one["errors"] == 0
+        assert one["slow_p50"] >= 50
+        assert one["p50"] <= one["p99"] <= one["max"]
+
+
+@needs_wrk
+@pytest.mark.usefixtures("fastbatch")
+def test_one_short_round_with_one_worker(tmp_path: Path) -> None:
+    if "workers" not in ask_about(sys.executable)["options"]:
+        pytest.skip("this fastbatch has no workers")
+    found = run_scale(tmp_path, "--part", "workers", "--workers", "1")
+    assert {result["app"] for result in found["results"]} == scale.APPS.keys()
+    burnt = [r for r in found["results"] if r["app"] == scale.CPU_BOUND]
+    for result in burnt:
+        # The server's own clock agrees that every request took what it is to take.
+        assert result["metrics"]["cpu_us"]["median"] > 50
+        assert 0 < result["useful_share"][0] < 1
