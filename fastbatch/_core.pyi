@@ -182,6 +182,10 @@ class Server:
                 ended.
         """
 
+    def is_abandoned(self) -> bool:
+        """Whether ``serve()`` has ended, because a signal said so, without waiting for
+        handler threads."""
+
     def dismiss(self) -> None:
         """Have the handler threads of a server that will not serve return."""
 

@@ -174,19 +174,27 @@ class Workers:
             with self._here():
                 loop.core.serve()
         except BaseException as error:  # noqa: BLE001 - serve() raises it
-            with self._lock:
-                if self._error is None:
-                    self._error = error
             loop.core.dismiss()
-            self.stop()
+            self._fail(error)
         for thread in handlers:
-            if thread.ident is not None:  # it was started
+            is_started = thread.ident is not None
+            if is_started and not loop.core.is_abandoned():
                 thread.join()
         loop.is_over.set()
 
     def _handle_here(self, loop: _Loop) -> None:
-        with self._here():
-            self._handle(loop.core)
+        try:
+            with self._here():
+                self._handle(loop.core)
+        except BaseException as error:  # noqa: BLE001 - serve() raises it
+            self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
+        """End all, because of ``error``."""
+        with self._lock:
+            if self._error is None:
+                self._error = error
+        self.stop()
 
     @contextlib.contextmanager
     def _here(self) -> Iterator[None]:

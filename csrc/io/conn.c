@@ -1224,6 +1224,7 @@ on_closed(uv_handle_t *handle)
     if (conn->exchange != NULL) {
         fb_exchange_give(&server->exchanges, conn->exchange);
         conn->exchange = NULL;
+        fb_server_come_round(server); /* its bodies are to be let go of */
     }
     fb_server_conn_gone(server, conn);
 }

@@ -183,10 +183,35 @@ fb_pool_end(fb_pool *pool)
     for (size_t i = 0; i < pool->n_hands; i++) {
         uv_cond_signal(&pool->hands[i]->is_wanted);
     }
+    uv_mutex_unlock(&pool->lock);
+}
+
+void
+fb_pool_wait_for_end(fb_pool *pool)
+{
+    if (pool->n_hands == 0) {
+        return;
+    }
+    fb_pool_end(pool);
+    uv_mutex_lock(&pool->lock);
     while (pool->n_there > 0) {
         uv_cond_wait(&pool->is_left, &pool->lock);
     }
     uv_mutex_unlock(&pool->lock);
+}
+
+bool
+fb_pool_is_busy(fb_pool *pool)
+{
+    bool is_busy = false;
+    if (pool->n_hands > 0) {
+        uv_mutex_lock(&pool->lock);
+        for (size_t i = 0; i < pool->n_hands; i++) {
+            is_busy = is_busy || pool->hands[i]->is_working;
+        }
+        uv_mutex_unlock(&pool->lock);
+    }
+    return is_busy;
 }
 
 /* ---- sharing out ----------------------------------------------------------------- */

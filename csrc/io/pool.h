@@ -102,9 +102,14 @@ void fb_pool_finish(fb_pool *pool, fb_executor *executor, fb_job *job);
 /* Something of a dispatch was answered: if that is slow, have the loop see to it. */
 void fb_pool_tell(fb_executor *executor);
 
-/* Have the threads go, when there is nothing left to do; returns when they have. From
- * any other thread. */
+/* Have the threads go, when there is nothing left to do. From any thread. */
 void fb_pool_end(fb_pool *pool);
+
+/* As fb_pool_end, from another thread; returns when they have gone. */
+void fb_pool_wait_for_end(fb_pool *pool);
+
+/* Returns whether a thread dispatches, or runs a job. From any thread. */
+bool fb_pool_is_busy(fb_pool *pool);
 
 /* ---- of the loop ----------------------------------------------------------------- */
 

@@ -207,6 +207,14 @@ on_idle(uv_idle_t *idle)
 }
 
 void
+fb_server_come_round(fb_server *server)
+{
+    if (!uv_is_closing((uv_handle_t *)&server->idle)) {
+        uv_idle_start(&server->idle, on_idle);
+    }
+}
+
+void
 fb_server_settle_soon(fb_server *server, fb_conn *conn)
 {
     fb_server_touch(server, conn);
@@ -542,8 +550,12 @@ on_wakeup(uv_poll_t *wakeup, int status, int events)
     } else {
         uv_poll_stop(wakeup);
     }
-    if (!server->ops->wakeup(server->owner)) {
-        begin_stop(server, FB_STOP_GRACEFUL);
+    if (server->ops->wakeup(server->owner)) {
+        return;
+    }
+    begin_stop(server, FB_STOP_GRACEFUL);
+    if (atomic_load(&server->stop_wanted) == FB_STOP_NOW) {
+        uv_stop(&server->loop); /* handler threads may never come back */
     }
 }
 

@@ -122,7 +122,9 @@ typedef struct fb_server_setup {
  * follow either way. */
 int fb_server_open(fb_server *server, const fb_server_setup *setup);
 
-/* Run until stopped. Returns 0 or libuv's error code. */
+/* Run until stopped, and until all handler threads have given their batches back;
+ * unless a signal says to end at once: then fb_pool_is_busy tells whether they have.
+ * Returns 0 or libuv's error code. */
 int fb_server_run(fb_server *server);
 
 /* Close everything, in whatever state; waits for nobody. */
@@ -173,6 +175,9 @@ void fb_server_touch(fb_server *server, fb_conn *conn);
 
 /* As fb_server_touch, when the loop may be about to wait. */
 void fb_server_settle_soon(fb_server *server, fb_conn *conn);
+
+/* Have the check phase come before the loop waits. */
+void fb_server_come_round(fb_server *server);
 
 /* Have conn parsed before the loop waits. */
 void fb_server_make_ready(fb_server *server, fb_conn *conn);

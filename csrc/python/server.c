@@ -518,13 +518,20 @@ server_serve(PyObject *op, PyObject *unused)
     }
     py_server_detach(self);
     int error = fb_server_run(self->server);
-    fb_pool_end(&self->server->pool);
+    self->is_abandoned = fb_pool_is_busy(&self->server->pool);
+    if (self->is_abandoned) {
+        fb_pool_end(&self->server->pool);
+    } else {
+        fb_pool_wait_for_end(&self->server->pool);
+    }
     py_server_attach(self);
     log_lines(self);
     report_lost_lines(self);
     end_serving(self);
-    fb_server_close(self->server);
-    py_body_drop_released(self);
+    if (!self->is_abandoned) { /* else when the last of them lets go of self */
+        fb_server_close(self->server);
+        py_body_drop_released(self);
+    }
     PyObject *raised = atomic_exchange(&self->raised, NULL);
     if (raised != NULL) {
         PyErr_SetRaisedException(raised);
@@ -614,10 +621,17 @@ server_dismiss(PyObject *op, PyObject *unused)
     (void)unused;
     py_server *self = (py_server *)op;
     if (self->server != NULL && !self->is_closed && !self->is_serving) {
-        Py_BEGIN_ALLOW_THREADS fb_pool_end(&self->server->pool);
+        Py_BEGIN_ALLOW_THREADS fb_pool_wait_for_end(&self->server->pool);
         Py_END_ALLOW_THREADS
     }
     Py_RETURN_NONE;
+}
+
+static PyObject *
+server_is_abandoned(PyObject *op, PyObject *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(((py_server *)op)->is_abandoned);
 }
 
 static PyObject *
@@ -728,6 +742,9 @@ static PyMethodDef server_methods[] = {
     {"dismiss", server_dismiss, METH_NOARGS,
      PyDoc_STR("dismiss()\n--\n\nHave the handler threads of a server that will not "
                "serve return from handle().")},
+    {"is_abandoned", server_is_abandoned, METH_NOARGS,
+     PyDoc_STR("is_abandoned()\n--\n\nWhether serve() has ended without waiting for "
+               "handler threads.")},
     {"set_access_log", server_set_access_log, METH_O,
      PyDoc_STR("set_access_log(fd, /)\n--\n\nFrom any thread: have the access log go "
                "on in that file, which is taken.")},

@@ -36,7 +36,8 @@ struct py_server {
     bool is_resting;             /* it is in the hands of one */
     Py_buffer stats_view;        /* of the memory of its stats, when .obj is set */
     bool is_serving;
-    bool is_closed; /* served once already */
+    bool is_closed;    /* served once already */
+    bool is_abandoned; /* with handler threads that did not come back in time */
 };
 
 /* Bind and unbind the thread state of serve. */
