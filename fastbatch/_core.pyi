@@ -183,8 +183,7 @@ class Server:
         """
 
     def is_abandoned(self) -> bool:
-        """Whether ``serve()`` has ended, because a signal said so, without waiting for
-        handler threads."""
+        """Whether ``serve()`` ended by a signal without waiting for handler threads."""
 
     def dismiss(self) -> None:
         """Have the handler threads of a server that will not serve return."""
