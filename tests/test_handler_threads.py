@@ -597,15 +597,19 @@ def test_server_with_threads_leaves_no_thread_behind() -> None:
     assert threading.active_count() == before
 
 
-def test_the_log_of_a_logger_is_written_by_a_thread(serve: Serve) -> None:
+def test_the_log_of_a_logger_is_written_by_a_thread(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             lines.append(f"{threading.current_thread().name}: {record.getMessage()}")
 
-    logger = logging.Logger("access")
-    logger.addHandler(Keep())
+    logger = logging.getLogger("test.access")
+    monkeypatch.setattr(logger, "handlers", [Keep()])
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.setLevel(logging.INFO)
     server = serve(lambda _request: "x", threads=1, access_log=logger)
     helpers.get_url(server)
     helpers.wait_until(lambda: len(lines) == 1, "logging")
