@@ -615,3 +615,60 @@ def test_the_log_of_a_logger_is_written_by_a_thread(
     helpers.wait_until(lambda: len(lines) == 1, "logging")
     assert "handler" in lines[0]
     assert '"GET / HTTP/1.1" 200 1' in lines[0]
+
+
+def test_stream_goes_on_in_the_thread_that_its_handler_ran_in(serve: Serve) -> None:
+    # What is local to a thread, as the connections of a database, is to be the same.
+    local = threading.local()
+    closed_in = []
+
+    class Stream:
+        def __init__(self) -> None:
+            local.here = self
+            self.n = 0
+            self.thread = threading.current_thread()
+
+        def __iter__(self) -> "Stream":
+            return self
+
+        def __next__(self) -> bytes:
+            assert threading.current_thread() is self.thread
+            self.n += 1
+            if self.n > 5:
+                raise StopIteration
+            time.sleep(0.002)
+            return b"x"
+
+        def close(self) -> None:
+            closed_in.append(threading.current_thread() is self.thread)
+
+    server = serve(lambda _request: (200, Stream()), threads=3)
+
+    def ask(_n: int) -> None:
+        for _ in range(5):
+            assert helpers.get_url(server).body == b"xxxxx"
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(ask, range(6)))
+    helpers.wait_until(lambda: len(closed_in) == 30, "closing")
+    assert all(closed_in)
+
+
+def test_threads_without_streams_are_given_what_is_new(serve: Serve) -> None:
+    go = threading.Event()
+
+    def stream() -> Iterator[bytes]:
+        yield b"first"
+        assert go.wait(helpers.TIMEOUT)
+
+    def handler(request: fastbatch.Request) -> Any:
+        return (200, stream()) if request.path == "/stream" else "quick"
+
+    server = serve(handler, threads=4)
+    with gates.connect(server, 4) as (*streaming, quick):
+        for connection in streaming:
+            connection.send(get("/stream"))
+            assert connection.socket.recv(15) == b"HTTP/1.1 200 OK"
+        for _ in range(20):
+            assert quick.ask("/").body == b"quick"
+        go.set()

@@ -28,11 +28,12 @@ typedef struct fb_executor {
     bool is_shared;      /* its slots can go to others: under lock, n_claimed counts */
     size_t n_claimed;    /* slots that the dispatcher has begun with */
     uint64_t n_begun;    /* under lock: dispatches */
-    atomic_bool is_slow; /* the dispatch is: the loop is to be told of each reply */
-    struct timespec began; /* the dispatch */
-    uint64_t shared_ms;    /* loop's clock: when it was given the batch, */
-    uint64_t shared_ns;    /* and in nanoseconds, where the access log wants to know */
-    fb_stamp stamp;        /* of its replies */
+    atomic_size_t n_streams; /* that only this one may go on with */
+    atomic_bool is_slow;     /* the dispatch is: the loop is to be told of each reply */
+    struct timespec began;   /* the dispatch */
+    uint64_t shared_ms;      /* loop's clock: when it was given the batch, */
+    uint64_t shared_ns; /* and in nanoseconds, where the access log wants to know */
+    fb_stamp stamp;     /* of its replies */
 } fb_executor;
 
 /* Make an executor for batch in zeroed memory. Keeps server and batch. Returns 0 or

@@ -101,7 +101,10 @@ find_work(fb_pool *pool, fb_hand *hand, fb_work *work, fb_job **job)
         }
         return true;
     }
-    *job = pop_job(&pool->jobs);
+    *job = pop_job(&hand->jobs);
+    if (*job == NULL) {
+        *job = pop_job(&pool->jobs);
+    }
     *work = *job != NULL ? FB_WORK_JOB : FB_WORK_END;
     return *job != NULL || pool->is_ending;
 }
@@ -216,31 +219,43 @@ fb_pool_is_busy(fb_pool *pool)
 
 /* ---- sharing out ----------------------------------------------------------------- */
 
-void
-fb_pool_submit(fb_pool *pool, fb_job *job)
+bool
+fb_pool_submit(fb_pool *pool, fb_executor *executor, fb_job *job)
 {
     uv_mutex_lock(&pool->lock);
-    pool->n_jobs++;
-    push_job(&pool->jobs, job);
-    wake_one(pool);
+    bool is_taken = pool->has_handles;
+    if (is_taken) {
+        pool->n_jobs++;
+    }
+    if (is_taken && executor != NULL) {
+        fb_hand *hand = hand_of(executor);
+        push_job(&hand->jobs, job);
+        uv_cond_signal(&hand->is_wanted);
+    } else if (is_taken) {
+        push_job(&pool->jobs, job);
+        wake_one(pool);
+    }
     uv_mutex_unlock(&pool->lock);
+    return is_taken;
 }
 
-/* Returns an idle hand, or NULL; the first in any case, which is the one still in the
- * caches. Under the lock. */
+/* Returns an idle hand, or NULL: one without streams, if there is; of these the first,
+ * which is the one still in the caches. Under the lock. */
 static fb_hand *
 find_idle(const fb_pool *pool, size_t *n_idle)
 {
     fb_hand *first = NULL;
+    fb_hand *without = NULL;
     *n_idle = 0;
     for (size_t i = pool->n_hands; i-- > 0;) {
         fb_hand *hand = pool->hands[i];
         if (hand->is_there && !hand->is_working && hand->is_free) {
             first = hand;
+            without = atomic_load(&hand->executor.n_streams) == 0 ? hand : without;
             ++*n_idle;
         }
     }
-    return first;
+    return without != NULL ? without : first;
 }
 
 /* Returns where a part that begins at from and is about n slots long ends: a connection
@@ -471,7 +486,8 @@ static void
 end_if_quiet(fb_pool *pool)
 {
     uv_mutex_lock(&pool->lock);
-    bool is_quiet = pool->is_winding_up && pool->has_handles && pool->n_jobs == 0;
+    bool is_quiet = pool->is_winding_up && pool->has_handles && pool->n_jobs == 0 &&
+                    fb_count_get(&pool->server->n_conns) == 0;
     for (size_t i = 0; i < pool->n_hands; i++) {
         is_quiet = is_quiet && pool->hands[i]->is_free;
     }
@@ -536,9 +552,8 @@ on_watch(uv_timer_t *watch)
 void
 fb_pool_wind_up(fb_pool *pool)
 {
-    if (pool->has_handles) {
+    if (pool->n_hands > 0) {
         pool->is_winding_up = true;
-        uv_timer_stop(&pool->watch);
         end_if_quiet(pool);
     }
 }

@@ -13,7 +13,9 @@
  * what of it is answered, slot by slot, and shares out anew what was not begun.
  *
  * What else runs Python, as the next item of a stream, is a job: a thread takes one
- * before each batch.
+ * between two batches. The jobs of a stream, its close() included, are of the thread
+ * that its handler ran on, for it may use what is local to that; whoever has streams is
+ * the last to be given a batch.
  *
  * The lock guards what the threads wait for. It is never held while an executor's is
  * awaited but by the loop, and never by the loop while it runs callbacks.
@@ -41,6 +43,7 @@ typedef struct fb_job_queue {
 typedef struct fb_hand {
     fb_executor executor;
     fb_batch batch;
+    fb_job_queue jobs; /* for this thread alone */
     uv_cond_t is_wanted;
     bool has_cond;    /* is_wanted is to be destroyed */
     bool is_there;    /* a thread has come for it */
@@ -61,7 +64,7 @@ typedef struct fb_pool {
     size_t n_hands;
     size_t n_there;         /* under lock, as those below: hands with a thread */
     size_t n_jobs;          /* submitted, and not finished */
-    fb_job_queue jobs;      /* to be run */
+    fb_job_queue jobs;      /* to be run, by anybody */
     fb_job_queue done_jobs; /* to be finished */
     bool is_ending;         /* threads are to go */
     uv_cond_t is_left;      /* one has gone */
@@ -99,6 +102,10 @@ fb_work fb_pool_wait(fb_pool *pool, fb_executor *executor, fb_job **job);
 void fb_pool_give_back(fb_pool *pool, fb_executor *executor);
 void fb_pool_finish(fb_pool *pool, fb_executor *executor, fb_job *job);
 
+/* Have the thread of executor run job, or any if that is NULL. From any thread. Returns
+ * false when the loop has ended, or is about to: job is not run then. */
+bool fb_pool_submit(fb_pool *pool, fb_executor *executor, fb_job *job);
+
 /* Something of a dispatch was answered: if that is slow, have the loop see to it. */
 void fb_pool_tell(fb_executor *executor);
 
@@ -113,14 +120,11 @@ bool fb_pool_is_busy(fb_pool *pool);
 
 /* ---- of the loop ----------------------------------------------------------------- */
 
-/* Have a thread run job. */
-void fb_pool_submit(fb_pool *pool, fb_job *job);
-
 /* Share out what was collected, and what slow threads have not begun. */
 void fb_pool_share(fb_pool *pool);
 
-/* Nothing more will be shared out or submitted: the loop is to end as soon as all is
- * back. */
+/* Nothing more will be shared out: the loop is to end as soon as all is back and no
+ * connection is left. */
 void fb_pool_wind_up(fb_pool *pool);
 
 #endif

@@ -494,14 +494,12 @@ work_off_tick(fb_server *server)
     resume_accepting(server); /* which starts the tick again if it has to pause again */
 }
 
-/* Say to those who read the stats how things are. */
-static void
-publish(fb_server *server)
+void
+fb_server_publish(fb_server *server)
 {
     fb_stats *stats = server->stats;
     fb_count_set(&stats->n_taken, fb_count_get(&server->heap.n_taken));
     fb_count_set(&stats->n_lines_lost, fb_access_lost(&server->access));
-    fb_count_set(&stats->beat_ms, uv_now(&server->loop));
 }
 
 static void
@@ -517,7 +515,8 @@ on_check(uv_check_t *check)
     if (server->stopping == FB_STOP_NO || fb_server_closes_idle(server)) {
         uv_idle_stop(&server->idle);
     }
-    publish(server);
+    fb_server_publish(server);
+    fb_count_set(&server->stats->beat_ms, uv_now(&server->loop));
     server->ops->rest(server->owner);
 }
 
@@ -619,9 +618,11 @@ fb_server_conn_gone(fb_server *server, fb_conn *conn)
     } else {
         fb_heap_give(&server->heap, conn);
     }
-    if (fb_count_get(&server->n_conns) == 0 && server->stopping == FB_STOP_GRACEFUL &&
-        server->stop_step >= 3) {
+    bool is_last = fb_count_get(&server->n_conns) == 0;
+    if (is_last && server->stopping == FB_STOP_GRACEFUL && server->stop_step >= 3) {
         close_own_handles(server);
+    } else if (is_last && server->stopping == FB_STOP_NOW) {
+        fb_pool_wind_up(&server->pool);
     }
     resume_accepting(server);
     feed_starved(server); /* the check phase is over */
@@ -834,7 +835,7 @@ fb_server_close(fb_server *server)
     fb_pool_close(&server->pool);
     fb_access_close(&server->access);
     if (server->stats != NULL) {
-        publish(server);
+        fb_server_publish(server);
     }
     while (server->free_conns != NULL) {
         fb_conn *conn = server->free_conns;

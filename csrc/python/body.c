@@ -39,12 +39,40 @@ finish_line(py_body *body)
     }
 }
 
+static void drop(py_body *body);
+
+static py_body *
+body_of(fb_job *job)
+{
+    return (py_body *)(void *)((char *)job - offsetof(py_body, job));
+}
+
 static void
-push_released(py_body *body)
+run_drop(fb_job *job, fb_executor *executor)
+{
+    (void)executor;
+    drop(body_of(job));
+}
+
+static void
+finish_drop(fb_job *job)
+{
+    PyMem_RawFree(body_of(job));
+}
+
+/* To be let go of by its thread, or by whoever attaches next. */
+static void
+let_go(py_body *body)
 {
     py_server *server = body->server;
     if (body->pulled.heap != NULL) {
         fb_buf_fini(&body->pulled); /* the server's memory goes with the server */
+    }
+    if (body->executor != NULL) {
+        body->job = (fb_job){.run = run_drop, .finish = finish_drop};
+        if (fb_pool_submit(&server->server->pool, body->executor, &body->job)) {
+            return;
+        }
     }
     body->next = atomic_load(&server->released);
     while (!atomic_compare_exchange_weak(&server->released, &body->next, body)) {
@@ -58,7 +86,7 @@ on_release(void *owner)
     finish_line(body);
     body->is_released = true;
     if (body->pulling != PY_PULLING_BUSY) {
-        push_released(body);
+        let_go(body);
     }
 }
 
@@ -292,12 +320,6 @@ on_pull(void *owner, fb_buf *into)
 
 /* ---- pulling by handler threads -------------------------------------------------- */
 
-static py_body *
-body_of(fb_job *job)
-{
-    return (py_body *)(void *)((char *)job - offsetof(py_body, job));
-}
-
 static void
 run_pull(fb_job *job, fb_executor *executor)
 {
@@ -312,7 +334,7 @@ finish_pull(fb_job *job)
     py_body *body = body_of(job);
     body->pulling = PY_PULLING_READY;
     if (body->is_released) {
-        push_released(body);
+        let_go(body);
     } else {
         fb_conn_resume(body->conn);
     }
@@ -337,9 +359,13 @@ on_pull_later(void *owner, fb_buf *into)
     case PY_PULLING_READY:
         return take_pulled(body, into);
     case PY_PULLING_IDLE:
+        body->job = (fb_job){.run = run_pull, .finish = finish_pull};
         body->pulling = PY_PULLING_BUSY;
-        fb_pool_submit(&body->server->server->pool, &body->job);
-        return FB_PULL_LATER;
+        if (fb_pool_submit(&body->server->server->pool, body->executor, &body->job)) {
+            return FB_PULL_LATER;
+        }
+        body->pulling = PY_PULLING_IDLE;
+        return FB_PULL_FAIL;
     case PY_PULLING_BUSY:
         break;
     }
@@ -397,7 +423,7 @@ static const fb_body_ops file_ops = {
 static py_body *
 new_body(py_server *server)
 {
-    py_body *body = PyMem_Calloc(1, sizeof(*body));
+    py_body *body = PyMem_RawCalloc(1, sizeof(*body));
     if (body == NULL) {
         PyErr_NoMemory();
         return NULL;
@@ -405,6 +431,16 @@ new_body(py_server *server)
     body->server = server;
     body->file.fd = -1;
     return body;
+}
+
+/* Only the thread that the handler runs on may go on with body. */
+static void
+pin(py_body *body, fb_executor *executor)
+{
+    if (fb_server_has_threads(executor->server)) {
+        body->executor = executor;
+        atomic_fetch_add(&executor->n_streams, 1);
+    }
 }
 
 fb_body
@@ -423,7 +459,7 @@ py_body_stream(py_executor *executor, fb_slot *slot, const py_stream *stream,
     Py_XINCREF((PyObject *)stream->start);
     body->closes = Py_XNewRef(closes);
     body->held = fb_access_hold(&server->access, executor->io, slot);
-    body->job = (fb_job){.run = run_pull, .finish = finish_pull};
+    pin(body, executor->io);
     body->conn = slot->owner;
     fb_buf_init(&body->pulled, &server->heap);
     bool has_threads = fb_server_has_threads(server);
@@ -440,6 +476,9 @@ py_body_file(py_executor *executor, fb_slot *slot, const fb_file *file,
     }
     body->file = *file;
     body->closes = Py_XNewRef(closes);
+    if (closes != NULL) {
+        pin(body, executor->io);
+    }
     if (slot != NULL) {
         body->held = fb_access_hold(&executor->io->server->access, executor->io, slot);
     }
@@ -500,6 +539,7 @@ py_body_close(py_server *server, PyObject *object, PyObject *context)
     PyErr_SetRaisedException(raised);
 }
 
+/* Attached: let go of all that it has, and leave its memory. */
 static void
 drop(py_body *body)
 {
@@ -518,7 +558,9 @@ drop(py_body *body)
     if (body->file.fd >= 0) {
         close(body->file.fd);
     }
-    PyMem_Free(body);
+    if (body->executor != NULL) {
+        atomic_fetch_sub(&body->executor->n_streams, 1);
+    }
 }
 
 void
@@ -529,6 +571,7 @@ py_body_drop_released(py_server *server)
         while (body != NULL) {
             py_body *next = body->next;
             drop(body);
+            PyMem_RawFree(body);
             body = next;
         }
     }

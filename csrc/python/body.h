@@ -39,7 +39,8 @@ struct py_body {
     fb_file file;      /* its descriptor is ours, or -1: not a file */
     fb_held *held;     /* its line of the access log, or NULL */
     fb_job job;
-    fb_conn *conn; /* of a stream; good until it is released */
+    fb_executor *executor; /* whose thread may run its code; NULL: any */
+    fb_conn *conn;         /* of a stream; good until it is released */
     py_pulling pulling;
     fb_buf pulled;
     fb_pull verdict;

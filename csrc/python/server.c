@@ -249,9 +249,8 @@ on_rest(void *owner)
         return;
     }
     if (fb_server_has_threads(self->server)) {
-        self->is_resting = true;
         self->rest = (fb_job){.run = run_rest, .finish = finish_rest};
-        fb_pool_submit(&self->server->pool, &self->rest);
+        self->is_resting = fb_pool_submit(&self->server->pool, NULL, &self->rest);
         return;
     }
     py_server_attach(self);
@@ -674,11 +673,12 @@ static PyObject *
 server_stats(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    const fb_server *server = ((py_server *)op)->server;
+    fb_server *server = ((py_server *)op)->server;
     if (server == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "this Server was not initialised");
         return NULL;
     }
+    fb_server_publish(server);
     return py_stats_dict(server->stats);
 }
 
