@@ -1,0 +1,267 @@
+"""The option ``reload``: tell when the code of an application has changed.
+
+For development. What watches the files is the package watchdog, which need not be
+there. What is done about a change is the caller's: nothing here knows of workers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import queue
+import sysconfig
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+log = logging.getLogger("fastbatch")
+
+# Editors and version control write several files, and each more than once: a change is
+# over when nothing was written for so many seconds, or has lasted for so many.
+_QUIET = 0.1
+_AT_MOST = 2.0
+
+# What is installed is not the application, and nobody edits bytecode.
+_IGNORED = frozenset({"__pycache__", "site-packages", "dist-packages"})
+
+
+class ReloadError(RuntimeError):
+    """Nothing can be watched; the message is one sentence that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A directory to watch, alone or with all those in it."""
+
+    path: Path  # absolute, and no link: the system names files by it
+    is_whole: bool
+
+    def has(self, other: Folder) -> bool:
+        """Whether who watches this one need not watch ``other``."""
+        if self.is_whole:
+            return other.path.is_relative_to(self.path)
+        return other == self
+
+    def is_code(self, path: Path) -> bool:
+        """Whether ``path``, of a file in it, is that of a part of the application."""
+        parts = path.relative_to(self.path).parts
+        is_ignored = any(part.startswith(".") or part in _IGNORED for part in parts)
+        return path.suffix == ".py" and not is_ignored
+
+
+def check_watchdog() -> None:
+    """See that files can be watched, before anything is started for it.
+
+    Raises:
+        ReloadError: what watches them is not installed.
+    """
+    _watchdog("observers")
+
+
+def folders_of(modules: Mapping[str, ModuleType], working: Path) -> list[Folder]:
+    """Where the code of an application is: in the working directory, and elsewhere.
+
+    Elsewhere it is where one of ``modules``, by their names as in ``sys.modules``, came
+    from which is not installed and not of Python or of fastbatch: the directory, and if
+    the module is in a package, all of that.
+    """
+    found = [Folder(working.resolve(), is_whole=True)]
+    for name, module in list(modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py"):
+            path = Path(file).resolve()
+            if not _is_installed(path) and name.partition(".")[0] != __package__:
+                found.append(_folder_of(name, path))
+    return _without_repetition(found)
+
+
+class Watcher:
+    """Calls a function, in a thread of its own, when code in some folders has changed.
+
+    Once for each change, with the files that were written, made, renamed or removed.
+    While one of these cannot be compiled it says so and waits for the next change: what
+    serves is to go on with the old code then.
+    """
+
+    def __init__(
+        self, folders: Iterable[Folder], on_change: Callable[[Sequence[Path]], None]
+    ) -> None:
+        self._folders = list(folders)
+        self._on_change = on_change
+        self._events: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+        self._contents: dict[Path, bytes | None] = {}  # when it was told of last
+        self._observer: Any = None
+        self._thread = threading.Thread(
+            target=self._run, name="fastbatch reload", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to watch. What is written from now on is not missed.
+
+        Raises:
+            ReloadError: watchdog is not installed, or the system does not let it.
+        """
+        observers, events = _watchdog("observers"), _watchdog("events")
+        kinds = [
+            getattr(events, f"File{verb}Event")
+            for verb in ("Created", "Modified", "Moved", "Deleted")
+        ]
+        try:
+            self._observer = observers.Observer()
+            for folder in self._folders:
+                self._observer.schedule(
+                    _Listener(folder, self._events.put),
+                    str(folder.path),
+                    recursive=folder.is_whole,
+                    event_filter=kinds,
+                )
+            self._observer.start()
+        except OSError as error:
+            self._stop_observer()
+            paths = ", ".join(str(folder.path) for folder in self._folders)
+            why = error.strerror or str(error)
+            raise ReloadError(f"reload cannot watch {paths}: {why}") from error
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no longer. A call that runs is waited for, unless it is this one."""
+        self._stop_observer()
+        self._events.put(None)
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    # ---- inside -------------------------------------------------------------------
+
+    def _stop_observer(self) -> None:
+        observer, self._observer = self._observer, None
+        if observer is not None:
+            observer.stop()
+            if observer.is_alive():
+                observer.join()
+
+    def _run(self) -> None:
+        held: set[Path] = set()  # changed, with one that cannot be compiled
+        while (first := self._events.get()) is not None:
+            changed = self._collect(first)
+            if changed is None:
+                return
+            # One that was written with what it had before is no change: a program that
+            # makes code for itself when it starts would be started for ever.
+            fresh = {path for path in changed if self._is_fresh(path)}
+            if not fresh:
+                continue
+            held |= fresh
+            if self._can_be_compiled(held):
+                files, held = sorted(held), set()
+                self._tell(files)
+
+    def _collect(self, first: Path) -> set[Path] | None:
+        """The files of one change, ``first`` among them; None: it is over."""
+        paths = {first}
+        end = time.monotonic() + _AT_MOST
+        while (left := end - time.monotonic()) > 0:
+            try:
+                path = self._events.get(timeout=min(left, _QUIET))
+            except queue.Empty:
+                break
+            if path is None:
+                return None
+            paths.add(path)
+        return paths
+
+    def _is_fresh(self, path: Path) -> bool:
+        contents = _contents(path)
+        is_known = path in self._contents and self._contents[path] == contents
+        self._contents[path] = contents
+        return not is_known
+
+    def _can_be_compiled(self, paths: Iterable[Path]) -> bool:
+        is_good = True
+        for path in sorted(paths):
+            source = self._contents[path]
+            try:
+                # It is not run. What it warns of, whoever imports it is told.
+                compile(source or b"", path, "exec", dont_inherit=True)
+            except (SyntaxError, ValueError, RecursionError) as error:
+                lines = "".join(traceback.format_exception_only(error)).rstrip()
+                log.error("%s is not loaded until it is mended:\n%s", path, lines)
+                is_good = False
+        return is_good
+
+    def _tell(self, files: Sequence[Path]) -> None:
+        others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        log.info("%s has changed%s", files[0], others)
+        try:
+            self._on_change(files)
+        except Exception:
+            log.exception("the code that has changed is not loaded")
+
+
+class _Listener:
+    """What watchdog calls, in a thread of its own, for each event of one folder."""
+
+    def __init__(self, folder: Folder, put: Callable[[Path], None]) -> None:
+        self._folder = folder
+        self._put = put
+
+    def dispatch(self, event: Any) -> None:
+        for path in (
+            event.src_path,
+            event.dest_path,
+        ):  # the latter of a renaming, or ""
+            if path and self._folder.is_code(Path(os.fsdecode(path))):
+                self._put(Path(os.fsdecode(path)))
+
+
+def _watchdog(module: str) -> Any:
+    try:
+        return importlib.import_module(f"watchdog.{module}")
+    except ModuleNotFoundError:
+        raise ReloadError(
+            "reload needs the package watchdog, which is not installed:"
+            " pip install 'fastbatch[reload]'"
+        ) from None
+
+
+def _is_installed(path: Path) -> bool:
+    standard = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+    return not _IGNORED.isdisjoint(path.parts) or any(
+        path.is_relative_to(Path(folder).resolve()) for folder in standard
+    )
+
+
+def _folder_of(name: str, path: Path) -> Folder:
+    """What to watch for the module ``name`` in the file ``path``."""
+    packages = name.split(".")
+    if path.stem != "__init__":
+        packages.pop()
+    folder = Folder(path.parent, is_whole=False)
+    above = path.parent
+    # As far up as the directories have the names of the packages.
+    for package in reversed(packages):
+        if above.name != package:
+            break
+        folder = Folder(above, is_whole=True)
+        above = above.parent
+    return folder
+
+
+def _without_repetition(folders: Iterable[Folder]) -> list[Folder]:
+    kept: list[Folder] = []
+    for folder in sorted(set(folders), key=lambda each: (each.path, not each.is_whole)):
+        if folder.path.is_dir() and not any(other.has(folder) for other in kept):
+            kept.append(folder)
+    return kept
+
+
+def _contents(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:  # it is gone, or nobody may read it
+        return None
