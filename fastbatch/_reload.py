@@ -1,19 +1,25 @@
-"""The option ``reload``: tell when the code of an application has changed.
+"""The option ``reload``: tell a supervisor when the code of its workers has changed.
 
 For development. What watches the files is the package watchdog, which need not be
-there. What is done about a change is the caller's: nothing here knows of workers.
+there. It has threads, and a supervisor is to have none, since it forks: so a process of
+its own watches, and sends SIGHUP. What is done about that is the supervisor's.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 import queue
+import signal
+import socket
+import sys
 import sysconfig
 import threading
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +32,12 @@ log = logging.getLogger("fastbatch")
 # over when nothing was written for so many seconds, or has lasted for so many.
 _QUIET = 0.1
 _AT_MOST = 2.0
+
+_VERBS = ("Created", "Modified", "Moved", "Deleted")  # the events of files
+
+# What is said between the processes.
+_READY = "ready"
+_MESSAGE_BYTES = 1024 * 1024
 
 # What is installed is not the application, and nobody edits bytecode.
 _IGNORED = frozenset({"__pycache__", "site-packages", "dist-packages"})
@@ -55,13 +67,54 @@ class Folder:
         return path.suffix == ".py" and not is_ignored
 
 
-def check_watchdog() -> None:
-    """See that files can be watched, before anything is started for it.
+class ReloadProcess:
+    """A process that sends this one SIGHUP when code has changed, until both end.
 
-    Raises:
-        ReloadError: what watches them is not installed.
+    The directory ``working`` is watched, and what ``report()`` adds. No signal comes
+    before the first report.
     """
-    _watchdog("observers")
+
+    def __init__(self, working: Path) -> None:
+        self._working = working
+        self._channel: socket.socket | None = None
+
+    def start(self) -> None:
+        """Begin to watch; before there are threads.
+
+        Raises:
+            ReloadError: watchdog is not installed, or the system does not let it.
+        """
+        # Each message is read as one, whichever worker has sent it.
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        parent = os.getpid()
+        if os.fork() == 0:
+            try:
+                ours.close()
+                _watch_for(parent, self._working, theirs)
+            finally:
+                os._exit(0)
+        theirs.close()
+        why = ours.recv(_MESSAGE_BYTES).decode()
+        if why != _READY:
+            ours.close()
+            raise ReloadError(why)
+        self._channel = ours
+
+    def report(self, modules: Mapping[str, ModuleType]) -> None:
+        """Watch where the code of a worker is, too; called by the worker.
+
+        Args:
+            modules: ``sys.modules``, when its handler has been imported.
+        """
+        assert self._channel is not None
+        folders = folders_of(modules, self._working)
+        message = [[str(each.path), each.is_whole] for each in folders]
+        try:
+            self._channel.send(json.dumps(message).encode())
+        except OSError as error:
+            log.error("changed code is not seen any more: %s", error)
 
 
 def folders_of(modules: Mapping[str, ModuleType], working: Path) -> list[Folder]:
@@ -107,27 +160,43 @@ class Watcher:
         Raises:
             ReloadError: watchdog is not installed, or the system does not let it.
         """
-        observers, events = _watchdog("observers"), _watchdog("events")
-        kinds = [
-            getattr(events, f"File{verb}Event")
-            for verb in ("Created", "Modified", "Moved", "Deleted")
-        ]
+        observers = _watchdog("observers")
         try:
             self._observer = observers.Observer()
-            for folder in self._folders:
-                self._observer.schedule(
-                    _Listener(folder, self._events.put),
-                    str(folder.path),
-                    recursive=folder.is_whole,
-                    event_filter=kinds,
-                )
             self._observer.start()
         except OSError as error:
             self._stop_observer()
-            paths = ", ".join(str(folder.path) for folder in self._folders)
-            why = error.strerror or str(error)
-            raise ReloadError(f"reload cannot watch {paths}: {why}") from error
+            raise ReloadError(f"reload cannot watch files: {_why(error)}") from error
+        try:
+            folders, self._folders = self._folders, []
+            for folder in folders:
+                self.add(folder)
+        except ReloadError:
+            self._stop_observer()
+            raise
         self._thread.start()
+
+    def add(self, folder: Folder) -> None:
+        """Watch ``folder`` too, if it is not watched.
+
+        Raises:
+            ReloadError: the system does not let it.
+        """
+        if any(other.has(folder) for other in self._folders):
+            return
+        events = _watchdog("events")
+        kinds = [getattr(events, f"File{verb}Event") for verb in _VERBS]
+        try:
+            self._observer.schedule(
+                _Listener(folder, self._events.put),
+                str(folder.path),
+                recursive=folder.is_whole,
+                event_filter=kinds,
+            )
+        except OSError as error:
+            why = _why(error)
+            raise ReloadError(f"reload cannot watch {folder.path}: {why}") from error
+        self._folders.append(folder)
 
     def stop(self) -> None:
         """Watch no longer. A call that runs is waited for, unless it is this one."""
@@ -186,7 +255,7 @@ class Watcher:
         for path in sorted(paths):
             source = self._contents[path]
             try:
-                # It is not run. What it warns of, whoever imports it is told.
+                # It is not run.
                 compile(source or b"", path, "exec", dont_inherit=True)
             except (SyntaxError, ValueError, RecursionError) as error:
                 lines = "".join(traceback.format_exception_only(error)).rstrip()
@@ -217,6 +286,38 @@ class _Listener:
         ):  # the latter of a renaming, or ""
             if path and self._folder.is_code(Path(os.fsdecode(path))):
                 self._put(Path(os.fsdecode(path)))
+
+
+def _watch_for(parent: int, working: Path, channel: socket.socket) -> None:
+    """Be the process that watches, until ``channel`` is closed by all others."""
+    # A terminal sends these to all processes that it has.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    # watchdog 7.1 warns of a directory that it finds twice as it is made, and compile()
+    # of what the worker will be warned of.
+    warnings.simplefilter("ignore")
+    # The supervisor may not listen to signals yet; when there is a worker, it does.
+    has_worker = threading.Event()
+
+    def tell(_files: Sequence[Path]) -> None:
+        has_worker.wait()
+        if os.getppid() == parent:
+            os.kill(parent, signal.SIGHUP)
+
+    watcher = Watcher([Folder(working.resolve(), is_whole=True)], tell)
+    try:
+        watcher.start()
+    except ReloadError as error:
+        channel.send(str(error).encode())
+        return
+    channel.send(_READY.encode())
+    while message := channel.recv(_MESSAGE_BYTES):
+        for path, is_whole in json.loads(message):
+            try:
+                watcher.add(Folder(Path(path), is_whole))
+            except ReloadError as error:
+                log.error("%s", error)
+        has_worker.set()
 
 
 def _watchdog(module: str) -> Any:
@@ -258,6 +359,10 @@ def _without_repetition(folders: Iterable[Folder]) -> list[Folder]:
         if folder.path.is_dir() and not any(other.has(folder) for other in kept):
             kept.append(folder)
     return kept
+
+
+def _why(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _contents(path: Path) -> bytes | None:

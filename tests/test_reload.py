@@ -14,7 +14,16 @@ import helpers
 import pytest
 
 from fastbatch import _reload
-from fastbatch._reload import Folder, ReloadError, Watcher, folders_of
+from fastbatch._reload import (
+    Folder,
+    ReloadError,
+    ReloadProcess,
+    Watcher,
+    folders_of,
+)
+
+# Of watchdog 7.1; _reload ignores it, in a process of its own.
+pytestmark = pytest.mark.filterwarnings("ignore:Callback with id:RuntimeWarning")
 
 GOOD = "answer = 1\n"
 BROKEN = "answer = (\n"
@@ -267,15 +276,91 @@ def test_directory_that_cannot_be_watched(folder: Path) -> None:
     assert helpers.open_files() == files
 
 
-def test_watchdog_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watchdog_is_not_installed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "watchdog.observers", None)
-    for start in (_reload.check_watchdog, Watcher([], print).start):
+    for start in (ReloadProcess(folder).start, Watcher([], print).start):
         with pytest.raises(ReloadError) as caught:
             start()
         assert str(caught.value) == (
             "reload needs the package watchdog, which is not installed:"
             " pip install 'fastbatch[reload]'"
         )
+
+
+# ---- the process that watches ----------------------------------------------------
+
+# Says SIGHUP when that comes, and ends when it is told to.
+SUPERVISOR = """
+import logging, os, signal, sys
+from pathlib import Path
+from fastbatch._reload import ReloadProcess
+
+logging.basicConfig(level="INFO", format="%(message)s")
+process = ReloadProcess(Path.cwd())
+process.start()
+signal.signal(signal.SIGHUP, lambda *_: print("SIGHUP", flush=True))
+print("ready", flush=True)
+while line := sys.stdin.readline():
+    if line == "report\\n":
+        sys.path.insert(0, sys.argv[1])
+        import shared
+        process.report(sys.modules)
+        print("reported", flush=True)
+"""
+
+
+@pytest.fixture
+def supervisor(
+    folder: Path, elsewhere: Path
+) -> Iterator[tuple[Callable[[str], None], Callable[[], str]]]:
+    """Functions to tell it a word, and to read a line of its."""
+    pytest.importorskip("watchdog")
+    (elsewhere / "shared.py").write_text(GOOD)
+    with subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, elsewhere],
+        cwd=folder,
+        env=helpers.clean_environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        bufsize=1,
+    ) as process:
+        stdin, stdout = process.stdin, process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        assert stdout.readline() == "ready\n"
+        yield lambda word: print(word, file=stdin), lambda: stdout.readline().strip()
+        stdin.close()
+        # The end of the file: no process is left that could write to it.
+        assert stdout.read() == ""
+
+
+def test_it_is_sent_sighup(
+    folder: Path,
+    elsewhere: Path,
+    supervisor: tuple[Callable[[str], None], Callable[[], str]],
+) -> None:
+    tell, read = supervisor
+    edit(folder / "app.py", "answer = 2\n")
+    assert read() == f"{folder / 'app.py'} has changed"
+    tell("report")  # no signal before that
+    assert sorted([read(), read()]) == ["SIGHUP", "reported"]
+    for path in (folder / "app.py", elsewhere / "shared.py"):
+        edit(path, "answer = 3\n")
+        assert [read(), read()] == [f"{path} has changed", "SIGHUP"]
+    tell("report")
+    assert read() == "reported"
+    edit(elsewhere / "shared.py", "answer = 4\n")
+    assert [read(), read()] == [f"{elsewhere / 'shared.py'} has changed", "SIGHUP"]
+
+
+def test_it_ends_with_its_supervisor(
+    supervisor: tuple[Callable[[str], None], Callable[[], str]],
+) -> None:
+    """Which the fixture sees: here it has had nothing to do."""
 
 
 # ---- which directories ------------------------------------------------------------
