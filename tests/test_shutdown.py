@@ -123,7 +123,7 @@ def test_connection_that_waits_in_the_backlog_is_answered(
         thread.join(helpers.TIMEOUT)
 
 
-def test_idle_connections_are_closed_at_once(serve: Serve) -> None:
+def test_idle_connections_do_not_hold_up_the_end(serve: Serve) -> None:
     server = serve(lambda _: "hello", keepalive_timeout=0, graceful_timeout=0)
     with Connection(server) as used, Connection(server) as unused:
         used.ask()
@@ -131,6 +131,25 @@ def test_idle_connections_are_closed_at_once(serve: Serve) -> None:
         assert seconds_to_stop(server) < 2
         assert used.is_closed()
         assert unused.is_closed()
+
+
+@pytest.mark.parametrize("part", [b"", b"\r\n"])
+def test_connection_that_is_new_may_ask_once(serve: Serve, part: bytes) -> None:
+    """While a worker is replaced nobody else answers it, for it was accepted."""
+    server = serve(lambda request: request.path)
+    with Connection(server) as connection:
+        connection.send(part)
+        helpers.wait_until(lambda: server.stats()["connections"] == 1)
+        helpers.wait_until(lambda: server.stats()["bytes_received"] == len(part))
+        thread = stop_in_thread(server)
+        time.sleep(0.1)
+        connection.send(helpers.get("/first"))
+        reply = connection.reply()
+        assert reply.body == b"/first"
+        assert reply.headers["Connection"] == "close"
+        assert connection.is_closed()
+        thread.join(helpers.TIMEOUT)
+        assert not thread.is_alive()
 
 
 def test_new_connections_are_refused(serve: Serve, gate: Gate) -> None:

@@ -190,6 +190,10 @@
 /* Milliseconds: an idle connection gives way to a new one after this. */
 #define FB_GIVE_WAY_MS 1000
 
+/* Milliseconds: how long a server that stops waits for the first request of a peer that
+ * it has accepted. Then: close. */
+#define FB_FIRST_REQUEST_MS 1000
+
 /* Milliseconds: the coarse timer's period is a quarter of the shortest time-out, within
  * these bounds. */
 #define FB_TICK_MAX_MS 500

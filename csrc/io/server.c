@@ -296,11 +296,20 @@ close_listeners(fb_server *server)
     }
 }
 
+/* Returns whether the first request of conn is to be expected any moment. Without an
+ * answer to that, a client does not know whether it may send it again. */
+static bool
+is_expected(const fb_conn *conn)
+{
+    uint64_t waited = uv_now(&conn->server->loop) - conn->wait_node.since;
+    return conn->n_requests == 0 && waited < FB_FIRST_REQUEST_MS;
+}
+
 static void
 close_idle_conns(fb_server *server)
 {
     for (fb_conn *conn = server->conns; conn != NULL; conn = conn->next) {
-        if (fb_conn_is_idle(conn)) {
+        if (fb_conn_is_idle(conn) && !is_expected(conn)) {
             fb_conn_close(conn);
         }
     }
@@ -488,6 +497,9 @@ work_off_tick(fb_server *server)
     unload_bodies(server);
     work_off_and_share(server);
     fb_access_hand_on(&server->access);
+    if (fb_server_closes_idle(server)) {
+        close_idle_conns(server);
+    }
     if (fb_count_get(&server->n_conns) == 0) {
         uv_timer_stop(&server->tick);
     }
