@@ -88,7 +88,7 @@ class Failure:
     why: str
 
 
-@dataclass
+@dataclass(repr=False)
 class Count:
     """What became of all requests of some clients."""
 
@@ -134,13 +134,14 @@ class Count:
         was_seen = failure.number in self.handled
         return failure.n_before > 0 and not failure.has_part and not was_seen
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return (
             f"{len(self.answered)} answered by {len(self.workers)} workers,"
             f" {len(self.refused)} refused, {len(self.wrong)} wrong,"
             f" {len(self.lost)} lost ({len(self.unaccepted)} unaccepted),"
             f" {len(self.unread)} unread,"
             f" {self.n_closed} closed between two"
+            + "".join(f"\n{failure}" for failure in self.failures)
         )
 
 

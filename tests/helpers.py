@@ -180,6 +180,7 @@ class Program:
         self, command: Sequence[str], cwd: Path, env: dict[str, str], **options: Any
     ) -> None:
         self.cwd = cwd
+        self.command = list(command)
         self._process: subprocess.Popen[str] = subprocess.Popen(
             command,
             cwd=cwd,
