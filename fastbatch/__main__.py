@@ -30,9 +30,9 @@ from fastbatch._config import (
 )
 from fastbatch._load import LoadError, load_handler
 from fastbatch._process import StartError
-from fastbatch._server import Server, announce, serve
+from fastbatch._server import Server, serve, supervise
 from fastbatch._sockets import BindError
-from fastbatch._supervisor import Supervisor, is_wanted
+from fastbatch._supervisor import is_wanted
 from fastbatch._worker_process import leave, status_of, work
 
 _FAILED = 1
@@ -131,7 +131,7 @@ def _supervise(
     the handler's module has for the end of the program is done there.
     """
     ours = _set_up_logging(log_level)
-    seat = Supervisor(options, announce).run()
+    seat = supervise(options)
     if seat is None:
         return 0
     for handler in ours:  # so that the handler's module can set up its own

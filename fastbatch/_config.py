@@ -239,6 +239,24 @@ class LogDestination(Rule):
         return str(value) or "''"
 
 
+class FilePath(Rule):
+    """The path of a file, or '' for none. A PathLike becomes a str."""
+
+    metavar = "PATH"
+    allowed = "it must be the path of a file, or '' (none)"
+
+    def check(self, value: Any) -> str:
+        path = os.fspath(value) if isinstance(value, os.PathLike) else value
+        if not isinstance(path, str):
+            raise Refusal(self.allowed, TypeError)
+        if "\0" in path:
+            raise Refusal("there is a null character in it")
+        return str(path)
+
+    def format(self, value: str) -> str:
+        return value or "''"
+
+
 class Binds(Rule):
     """Addresses to listen on; as text, separated by commas."""
 
@@ -521,6 +539,14 @@ class Options:
         "The most memory (resident set) that a worker process may take. Beyond it, it"
         " is replaced as by max_requests. 0 is any.",
     )
+    pid_file: str | os.PathLike[str] = _option(  # noqa: RUF009 - it makes a field
+        "",
+        WORKING,
+        FilePath(),
+        "The path of a file with the number of the process that signals are for, of"
+        " run() and the command line. It is there while the server is. One of a"
+        " process that runs is left alone: the server does not start. Empty for none.",
+    )
     max_target: int = _option(
         LIMITS["max_target"],
         LIMITING,
@@ -718,6 +744,7 @@ class OptionArguments(TypedDict, total=False):
     max_requests: int
     max_requests_jitter: int
     max_rss: int
+    pid_file: str | os.PathLike[str]
     max_target: int
     max_headers: int
     max_head: int

@@ -16,6 +16,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 _MODE = 0o644  # whoever may see the process may know its number
 
@@ -44,11 +46,16 @@ class PidFileError(OSError):
 
 
 class PidFile:
-    """A file with the number of this process, which is removed by this process."""
+    """A file with the number of this process, which is removed by this process.
 
-    def __init__(self, path: str) -> None:
-        # Absolute: a handler may change directories. Not a link: that is to stay.
-        self._path = Path(os.path.realpath(path))
+    Args:
+        path: the option; for an empty one nothing is done. Of a link, what it names is
+            written and removed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._is_wanted = path != ""
+        self._path = Path(os.path.realpath(path))  # a handler may change directories
         self._pid = 0  # that was written
 
     def write(self) -> None:
@@ -59,6 +66,8 @@ class PidFile:
         Raises:
             PidFileError: a process that runs has it, or it cannot be written.
         """
+        if not self._is_wanted:
+            return
         try:
             self._write()
         except PidFileError:
@@ -78,6 +87,19 @@ class PidFile:
         with contextlib.suppress(OSError), self._opened() as number:
             if self._owner(number) == os.getpid():
                 self._path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    # ---- inside -------------------------------------------------------------------
 
     def _write(self) -> None:
         temporary = self._make_temporary()

@@ -21,6 +21,7 @@ from fastbatch import _core
 from fastbatch._access import Destination
 from fastbatch._config import OPTIONS, Integer, OptionArguments, Options, Seconds
 from fastbatch._dispatch import Dispatcher, dispatcher_for
+from fastbatch._pid_file import PidFile
 from fastbatch._say import say
 from fastbatch._seat import Seat
 from fastbatch._signals import Signals
@@ -444,7 +445,7 @@ def run(
 
     Raises:
         TypeError, ValueError: an option, or the handler's signature, is wrong.
-        OSError: it cannot listen.
+        OSError: it cannot listen, or the pid file cannot be written.
         RuntimeError: no worker can start.
         KeyboardInterrupt: there was a second signal.
         BaseException: what the handler raised that is no ``Exception``; a worker
@@ -457,7 +458,7 @@ def run(
     if not (is_main and is_wanted(options)):
         serve(server)
         return
-    seat = Supervisor(options, announce).run()
+    seat = supervise(options)
     if seat is not None:
         timeout = options.graceful_timeout
         leave(status_of(lambda: work(seat, lambda: server, timeout)))
@@ -465,13 +466,19 @@ def run(
 
 def serve(server: Server) -> None:
     """Serve a new server until it is stopped: by a signal, on the main thread."""
+    pid_file = PidFile(server._options.pid_file)
     if threading.current_thread() is not threading.main_thread():
         server._open(wakeup_fd=-1)
-        announce(server._listeners)
-        server._serve()
+        try:
+            with pid_file:
+                pid_file.write()
+                announce(server._listeners)
+                server._serve()
+        finally:
+            server._abandon()
         return
     reader, writer = socket.socketpair()
-    with reader, writer:
+    with reader, writer, pid_file:
         reader.setblocking(False)
         writer.setblocking(False)
         server._open(wakeup_fd=reader.fileno())
@@ -479,6 +486,7 @@ def serve(server: Server) -> None:
         signals = Signals(server._stop, reopen)
         try:
             signals.install(writer.fileno())
+            pid_file.write()
             announce(server._listeners)
             server._serve()
         finally:
@@ -510,6 +518,21 @@ def _concurrency(options: Options) -> Concurrency:
     """What the application of a server without other processes has to expect."""
     is_alone = options.workers == 1 and options.threads == 0
     return Concurrency(multithread=not is_alone, multiprocess=False)
+
+
+def supervise(options: Options) -> Seat | None:
+    """Supervise workers, as ``Supervisor.run()``; the user is told where they listen.
+
+    Raises:
+        PidFileError: as for ``run()``, besides what that raises.
+    """
+
+    def greet(listeners: list[Listener]) -> None:
+        pid_file.write()
+        announce(listeners)
+
+    with PidFile(options.pid_file) as pid_file:
+        return Supervisor(options, greet).run()
 
 
 def announce(listeners: list[Listener]) -> None:

@@ -442,6 +442,7 @@ def test_every_option_is_read_from_the_environment(
         "forwarded_allow_ips": ("::1, 10.0.0.0/8", ("::1", "10.0.0.0/8")),
         "proxy_protocol": ("true", True),
         "access_log": ("-", "-"),
+        "pid_file": ("/run/a.pid", "/run/a.pid"),
         "access_log_format": ("json", "json"),
     }
     texts |= {name: ("7", 7) for name in INTEGERS if name not in texts}

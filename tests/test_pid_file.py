@@ -2,16 +2,20 @@
 
 import os
 import re
+import signal
+import socket
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import helpers
 import pytest
+from conftest import Start
 
+import fastbatch
 from fastbatch._pid_file import PidFile, PidFileError
 
 OURS = f"{os.getpid()}\n"
@@ -266,6 +270,126 @@ def test_lock_of_another_program_is_waited_for_no_longer_than_that(
         fcntl.flock(file, fcntl.LOCK_EX)
         assert refusal(path) == "others lock it or write it all the time"
 
+
+# ---- the option -------------------------------------------------------------------
+
+APP = """
+def hello(request):
+    return "hello"
+def end(request):
+    raise SystemExit(3)
+"""
+
+FORMS = ([], ["--processes=true"], ["--workers=2", "--processes=false"])
+
+
+@pytest.fixture
+def serve(start: Start, tmp_path: Path) -> Callable[..., helpers.Program]:
+    """A function that starts the command line with a pid file."""
+    (tmp_path / "app.py").write_text(APP)
+
+    def start_it(*options: str, handler: str = "hello") -> helpers.Program:
+        arguments = ["--port=0", "--pid-file=server.pid", *options]
+        return start("-m", "fastbatch", f"app:{handler}", *arguments)
+
+    return start_it
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_it_is_there_from_when_clients_can_connect_until_the_end(
+    serve: Callable[..., helpers.Program], path: Path, form: list[str]
+) -> None:
+    program = serve(*form)
+    helpers.wait_until(path.exists)
+    assert int(path.read_text()) == program.pid
+    with helpers.Connection(program.address()) as connection:
+        assert connection.ask().body == b"hello"
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_server_does_not_start_while_another_has_the_file(
+    serve: Callable[..., helpers.Program], path: Path, form: list[str]
+) -> None:
+    first = serve()
+    first.address()
+    second = serve(*form)
+    assert second.wait() == 1
+    assert second.errors.splitlines()[-1] == (
+        f"python -m fastbatch: cannot serve: pid_file={str(path)!r} cannot be written:"
+        f" it is that of process {first.pid}, which is running; stop that one or choose"
+        " another path"
+    )
+    assert "listening" not in second.errors
+    assert int(path.read_text()) == first.pid
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_of_a_server_that_was_killed_is_replaced(
+    serve: Callable[..., helpers.Program], path: Path, form: list[str]
+) -> None:
+    first = serve(*form)
+    first.address()
+    first.kill()
+    assert int(path.read_text()) == first.pid
+    second = serve(*form)
+    second.address()
+    assert int(path.read_text()) == second.pid
+
+
+def test_it_is_removed_when_a_handler_ends_the_server(
+    serve: Callable[..., helpers.Program], path: Path
+) -> None:
+    program = serve(handler="end")
+    with helpers.Connection(program.address()) as connection:
+        connection.send(helpers.get())
+        connection.rest()
+    assert program.wait() == 3
+    assert not path.exists()
+
+
+def test_server_that_cannot_listen_leaves_it_alone(
+    serve: Callable[..., helpers.Program], path: Path
+) -> None:
+    assert serve("--port=-1").wait() == 2
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert serve(f"--port={other.getsockname()[1]}").wait() == 1
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["main", "another"])
+def test_run_in_a_script_has_it(start: Start, path: Path, name: str) -> None:
+    target = "serve()" if name == "main" else "threading.Thread(target=serve).start()"
+    script = f"""
+import pathlib, threading
+import fastbatch
+path = pathlib.Path("server.pid")
+def serve():
+    fastbatch.run(lambda _: path.read_text(), port=0, pid_file=path)
+{target}
+"""
+    (path.parent / "script.py").write_text(script)
+    program = start("script.py")
+    with helpers.Connection(program.address()) as connection:
+        assert int(connection.ask().body) == program.pid
+
+
+@pytest.mark.parametrize(("value", "text"), [("a\0b", "null"), (1, "path"), (b"a", "")])
+def test_what_is_no_path(value: object, text: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"^pid_file=.*{text}"):
+        fastbatch.Options(pid_file=value)  # type: ignore[arg-type]
+
+
+def test_none_is_written_by_default() -> None:
+    assert fastbatch.Options().pid_file == ""
+    assert fastbatch.Options(pid_file=Path("/a")).pid_file == "/a"
+    with PidFile("") as file:
+        file.write()
+
+
+# ---- servers that start at once ---------------------------------------------------
 
 COMPETITOR = """
 import sys, time
