@@ -27,9 +27,11 @@ from fastbatch._config import (
     OneOf,
     Option,
     Options,
+    Switch,
 )
 from fastbatch._load import LoadError, load_handler
 from fastbatch._process import StartError
+from fastbatch._reload import ReloadError, ReloadProcess
 from fastbatch._server import Server, serve, supervise
 from fastbatch._sockets import BindError
 from fastbatch._supervisor import is_wanted
@@ -49,7 +51,8 @@ _LOG_LEVEL = Option(
 )
 
 _EPILOG = (
-    "A time-out of 0 is none. Each option can be set by a variable of its name too, as"
+    "A time-out of 0 is none. An option of true|false that stands alone is true. Each"
+    " option can be set by a variable of its name too, as"
     f" {ENV_PREFIX}BATCH_SIZE; several addresses in {ENV_PREFIX}BIND are separated by"
     " commas. The command line wins over the environment."
 )
@@ -75,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
-    given = vars(parser.parse_args(arguments))
+    words = sys.argv[1:] if arguments is None else arguments
+    given = vars(parser.parse_args(_with_values(words)))
     name = given.pop("handler")
     try:
         log_level = _log_level(given)
@@ -99,6 +103,8 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
         parser.exit(error.status, f"{error}\n")
     except BindError as error:
         return _failed(parser, error.sentence("--bind"))
+    except ReloadError as error:
+        return _failed(parser, str(error))
     except OSError as error:
         return _failed(parser, f"cannot serve: {error}")
     return 0
@@ -131,14 +137,28 @@ def _supervise(
     the handler's module has for the end of the program is done there.
     """
     ours = _set_up_logging(log_level)
-    seat = supervise(options)
-    if seat is None:
-        return 0
-    for handler in ours:  # so that the handler's module can set up its own
-        logging.getLogger().removeHandler(handler)
-    if not is_program:
-        leave(status_of(lambda: work(seat, make_server, options.graceful_timeout)))
-    return work(seat, make_server, options.graceful_timeout)
+    with ReloadProcess(Path.cwd()) as watching:
+        if options.reload:
+            # Of two edits in a second, bytecode would be that of the first.
+            sys.dont_write_bytecode = True
+            watching.start()
+        seat = supervise(options)
+        if seat is None:
+            return 0
+        for handler in ours:  # so that the handler's module can set up its own
+            logging.getLogger().removeHandler(handler)
+
+        def make_watched_server() -> Server:
+            server = make_server()
+            watching.report(sys.modules)
+            return server
+
+        def serve_here() -> int:
+            return work(seat, make_watched_server, options.graceful_timeout)
+
+        if not is_program:
+            leave(status_of(serve_here))
+        return serve_here()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -186,6 +206,16 @@ def _add_flag(group: argparse._ArgumentGroup, option: Option) -> None:
         metavar=option.rule.metavar,
         help=description,
     )
+
+
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with a value for each switch that stands alone: it is on."""
+    switches = {option.flag for option in OPTIONS if isinstance(option.rule, Switch)}
+    following = [*arguments[1:], ""]
+    return [
+        f"{one}=true" if one in switches and value not in ("true", "false") else one
+        for one, value in zip(arguments, following, strict=False)
+    ]
 
 
 def _values(given: dict[str, Any]) -> dict[str, Any]:

@@ -547,6 +547,15 @@ class Options:
         " run() and the command line. It is there while the server is. One of a"
         " process that runs is left alone: the server does not start. Empty for none.",
     )
+    reload: bool = _option(
+        False,
+        WORKING,
+        Switch(),
+        "Whether the workers are replaced whenever a Python file in the working"
+        " directory, or of a module that they have imported and that is not installed,"
+        " has changed; for development, on the command line. It needs the package"
+        " watchdog: pip install 'fastbatch[reload]'.",
+    )
     max_target: int = _option(
         LIMITS["max_target"],
         LIMITING,
@@ -745,6 +754,7 @@ class OptionArguments(TypedDict, total=False):
     max_requests_jitter: int
     max_rss: int
     pid_file: str | os.PathLike[str]
+    reload: bool
     max_target: int
     max_headers: int
     max_head: int

@@ -23,8 +23,8 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import ModuleType, TracebackType
+from typing import Any, Self
 
 log = logging.getLogger("fastbatch")
 
@@ -68,7 +68,7 @@ class Folder:
 
 
 class ReloadProcess:
-    """A process that sends this one SIGHUP when code has changed, until both end.
+    """A process that sends this one SIGHUP when code has changed, if it is started.
 
     The directory ``working`` is watched, and what ``report()`` adds. No signal comes
     before the first report.
@@ -103,18 +103,37 @@ class ReloadProcess:
         self._channel = ours
 
     def report(self, modules: Mapping[str, ModuleType]) -> None:
-        """Watch where the code of a worker is, too; called by the worker.
+        """Watch where the code of a worker is, too; called by the worker, once.
 
         Args:
             modules: ``sys.modules``, when its handler has been imported.
         """
-        assert self._channel is not None
+        if self._channel is None:
+            return
         folders = folders_of(modules, self._working)
         message = [[str(each.path), each.is_whole] for each in folders]
         try:
             self._channel.send(json.dumps(message).encode())
         except OSError as error:
             log.error("changed code is not seen any more: %s", error)
+        self.close()
+
+    def close(self) -> None:
+        """Let the process end, if nobody else has to do with it."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def folders_of(modules: Mapping[str, ModuleType], working: Path) -> list[Folder]:

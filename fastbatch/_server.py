@@ -69,6 +69,11 @@ class _InThreads:
 _in_threads = _InThreads()
 atexit.register(_in_threads.stop_all)
 
+_NO_RELOAD = (
+    "reload=True needs the command line, python -m fastbatch --reload module:handler: a"
+    " handler that is given cannot be loaded again"
+)
+
 # Where a wildcard address can be reached from this machine.
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -273,6 +278,8 @@ class Server:
                     f"this server was {self._state.value} already; a Server serves"
                     " once: make another one"
                 )
+            if self._options.reload and self._seat is None:
+                raise ValueError(_NO_RELOAD)
             if self._options.processes and self._seat is None:
                 raise ValueError(
                     "processes=True needs run() in the main thread, or the command"
@@ -454,6 +461,8 @@ def run(
     if options is None:
         options, arguments = Options.from_env(**arguments), {}
     server = Server(handler, options, **arguments)
+    if options.reload:
+        raise ValueError(_NO_RELOAD)
     is_main = threading.current_thread() is threading.main_thread()
     if not (is_main and is_wanted(options)):
         serve(server)

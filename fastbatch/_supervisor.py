@@ -73,7 +73,7 @@ def is_wanted(options: Options) -> bool:
     has_limits = options.max_requests > 0 or options.max_rss > 0
     has_timeout = options.worker_timeout not in (0, Options().worker_timeout)
     is_alone = options.workers == 1 and not options.processes
-    return not is_alone or has_limits or has_timeout
+    return not is_alone or has_limits or has_timeout or options.reload
 
 
 def uses_processes(options: Options) -> bool:

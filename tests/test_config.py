@@ -443,6 +443,7 @@ def test_every_option_is_read_from_the_environment(
         "proxy_protocol": ("true", True),
         "access_log": ("-", "-"),
         "pid_file": ("/run/a.pid", "/run/a.pid"),
+        "reload": ("true", True),
         "access_log_format": ("json", "json"),
     }
     texts |= {name: ("7", 7) for name in INTEGERS if name not in texts}

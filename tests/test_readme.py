@@ -88,7 +88,7 @@ def test_the_table_of_limits_has_every_limit() -> None:
     unlimited = {"bind", "unix_mode", "interface", "root_path", "server_header"}
     unlimited |= {"forwarded_allow_ips", "proxy_protocol"}
     unlimited |= {"access_log", "access_log_format"}
-    unlimited |= {"workers", "processes", "threads", "pid_file"}
+    unlimited |= {"workers", "processes", "threads", "pid_file", "reload"}
     unlimited |= {"max_requests", "max_requests_jitter", "max_rss"}
     assert {name for name, _ in ROWS} | unlimited == set(
         fastbatch.Options.__dataclass_fields__

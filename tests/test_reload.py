@@ -1,8 +1,9 @@
-"""What is watched for --reload, and when a change is told of."""
+"""What is watched for --reload, when a change is told of, and what becomes of it."""
 
 import importlib
 import json
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -10,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 
+import counting
 import helpers
 import pytest
+from conftest import Start
 
+import fastbatch
 from fastbatch import _reload
 from fastbatch._reload import (
     Folder,
@@ -306,8 +310,11 @@ while line := sys.stdin.readline():
     if line == "report\\n":
         sys.path.insert(0, sys.argv[1])
         import shared
-        process.report(sys.modules)
-        print("reported", flush=True)
+        if os.fork() == 0:  # a worker
+            process.report(sys.modules)
+            print("reported", flush=True)
+            os._exit(0)
+        os.wait()
 """
 
 
@@ -361,6 +368,147 @@ def test_it_ends_with_its_supervisor(
     supervisor: tuple[Callable[[str], None], Callable[[], str]],
 ) -> None:
     """Which the fixture sees: here it has had nothing to do."""
+
+
+# ---- the option -------------------------------------------------------------------
+
+
+@pytest.fixture
+def serve(start: Start, folder: Path) -> Callable[..., helpers.Program]:
+    """A function that starts the command line, which reloads ``handler`` of app.py."""
+    pytest.importorskip("watchdog")
+    edit(folder / "app.py", answering("first"))
+
+    def start_it(*options: str, env: dict[str, str] | None = None) -> helpers.Program:
+        arguments = ["app:handler", "--port=0", "--reload", *options]
+        return start("-m", "fastbatch", *arguments, env=env)
+
+    return start_it
+
+
+def answering(word: str) -> str:
+    return f"def handler(request):\n    return {word!r}\n"
+
+
+def answer(program: helpers.Program) -> str:
+    with helpers.Connection(program.address()) as connection:
+        return connection.ask("/", "Connection: close").body.decode()
+
+
+def wait_for_answer(program: helpers.Program, word: str) -> None:
+    helpers.wait_until(lambda: answer(program) == word, f"the answer {word}")
+
+
+def end(program: helpers.Program) -> None:
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0  # and stderr is closed by then: all processes are gone
+
+
+@pytest.mark.parametrize("processes", ["true", "false"])
+def test_reply_changes_with_the_file(
+    serve: Callable[..., helpers.Program], folder: Path, processes: str
+) -> None:
+    program = serve("--workers=2", f"--processes={processes}")
+    assert answer(program) == "first"
+    for number in range(3):  # within a second: bytecode would not tell these apart
+        edit(folder / "app.py", answering(f"no. {number}"))
+        wait_for_answer(program, f"no. {number}")
+        program.wait_for(f"(?s)({folder}/app.py has changed.*){{{number + 1}}}")
+    end(program)
+
+
+def test_no_connection_is_refused_meanwhile(
+    serve: Callable[..., helpers.Program], folder: Path
+) -> None:
+    edit(folder / "app.py", counting.HANDLER)
+    program = serve("--workers=2")
+    with counting.Clients(program.address(), folder / "handled") as clients:
+        for number in range(1, 4):
+            clients.go_on()
+            edit(folder / "app.py", counting.HANDLER + "#" * number)
+            clients.go_on_until(
+                lambda: program.errors.count("are replaced") >= number,  # noqa: B023
+                "the replacement",
+            )
+    clients.count.check()
+    end(program)
+
+
+def test_code_that_fails_leaves_the_old_one_serving(
+    serve: Callable[..., helpers.Program], folder: Path
+) -> None:
+    program = serve()
+    assert answer(program) == "first"
+    edit(folder / "app.py", "def handler(:")
+    program.wait_for("app.py is not loaded until it is mended:\n.*line 1")
+    assert "SIGHUP" not in program.errors
+    assert answer(program) == "first"
+    edit(folder / "app.py", "no_such_name")
+    program.wait_for("NameError: name 'no_such_name' is not defined")
+    program.wait_for("the old workers are kept")
+    assert answer(program) == "first"
+    edit(folder / "app.py", answering("mended"))
+    wait_for_answer(program, "mended")
+    # Once for each edit that could be compiled: nothing is tried again and again.
+    assert program.errors.count("SIGHUP: replacing") == 2
+    end(program)
+
+
+def test_module_from_elsewhere(
+    serve: Callable[..., helpers.Program], folder: Path, elsewhere: Path
+) -> None:
+    edit(elsewhere / "shared.py", answering("first"))
+    edit(folder / "app.py", f"import sys\nsys.path.append({str(elsewhere)!r})\n")
+    with (folder / "app.py").open("a") as file:
+        file.write("from shared import handler\n")
+    program = serve()
+    assert answer(program) == "first"
+    edit(elsewhere / "shared.py", answering("second"))
+    wait_for_answer(program, "second")
+    end(program)
+
+
+def test_all_end_when_the_supervisor_is_killed(
+    serve: Callable[..., helpers.Program],
+) -> None:
+    program = serve()
+    assert answer(program) == "first"
+    program.kill()
+    assert program.wait() == -signal.SIGKILL
+
+
+def test_command_line_without_watchdog(
+    start: Start, folder: Path, tmp_path: Path
+) -> None:
+    edit(folder / "app.py", answering("first"))
+    missing = "raise ModuleNotFoundError(name='watchdog')\n"
+    (tmp_path / "watchdog.py").write_text(missing)
+    program = start("-m", "fastbatch", "app:handler", "--port=0", "--reload")
+    assert program.wait() == 1
+    assert program.errors == (
+        "python -m fastbatch: reload needs the package watchdog, which is not"
+        " installed: pip install 'fastbatch[reload]'\n"
+    )
+
+
+def test_handler_that_is_given_cannot_be_reloaded() -> None:
+    server = fastbatch.Server(lambda _: None, port=0, reload=True)
+    for begin in (
+        server.start,
+        server.run,
+        lambda: fastbatch.run(lambda _: None, port=0, reload=True),
+    ):
+        with pytest.raises(ValueError, match=r"^reload=True needs the command line"):
+            begin()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_switch_alone_is_on(start: Start, *, last: bool) -> None:
+    arguments = ["--proxy-protocol", "app:handler"]
+    arguments = arguments[::-1] if last else arguments
+    program = start("-m", "fastbatch", *arguments)
+    assert program.wait() == 2
+    assert "proxy_protocol needs forwarded_allow_ips" in program.errors
 
 
 # ---- which directories ------------------------------------------------------------

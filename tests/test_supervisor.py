@@ -678,6 +678,7 @@ def test_run_in_another_thread_has_threads_and_no_supervisor() -> None:
         ({"max_rss": 1}, True),
         ({"worker_timeout": 0}, False),
         ({"worker_timeout": 30}, True),
+        ({"reload": True}, True),
     ],
 )
 def test_supervisor_is_there_when_it_is_asked_for(
