@@ -34,16 +34,25 @@ def leaky(request):
 )
 
 
+FORMS = {
+    "processes": ["--processes=true"],
+    "threads": ["--processes=false"],
+    "handler threads": ["--processes=true", "--threads=4"],
+}
+
+
+in_all_forms = pytest.mark.parametrize("serve", FORMS, indirect=True)
+
+
 @pytest.fixture(params=["processes", "threads"])
 def serve(
     start: Start, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Callable[..., Program]:
-    """A function that starts two workers, of the one kind or the other."""
+    """A function that starts two workers, of one of the forms."""
     (tmp_path / "app.py").write_text(APPS)
 
     def start_it(*options: str, handler: str = "handler") -> Program:
-        processes = "true" if request.param == "processes" else "false"
-        arguments = [f"app:{handler}", "--port=0", f"--processes={processes}"]
+        arguments = [f"app:{handler}", "--port=0", *FORMS[request.param]]
         program = start("-m", "fastbatch", *arguments, "--workers=2", *options)
         program.address()
         helpers.wait_until(lambda: len(pids(program)) == n_processes(program))
@@ -82,6 +91,7 @@ def end(program: Program) -> None:
     assert "Traceback" not in program.errors
 
 
+@in_all_forms
 def test_sighup(serve: Callable[..., Program]) -> None:
     program = serve()
     with clients_of(program) as clients:
@@ -132,6 +142,7 @@ def test_workers_that_reach_a_limit(
     end(program)
 
 
+@in_all_forms
 def test_worker_that_is_killed(serve: Callable[..., Program]) -> None:
     program = serve()
     with clients_of(program) as clients:
@@ -148,7 +159,7 @@ def test_worker_that_is_killed(serve: Callable[..., Program]) -> None:
 
 
 def test_worker_whose_handler_does_not_return(serve: Callable[..., Program]) -> None:
-    program = serve("--worker-timeout=0.5", handler="stuck")
+    program = serve("--worker-timeout=1", handler="stuck")
     with clients_of(program) as clients:
         clients.go_on()
         with Connection(program.address()) as connection:
@@ -161,6 +172,7 @@ def test_worker_whose_handler_does_not_return(serve: Callable[..., Program]) -> 
     assert program.wait() == 0
 
 
+@in_all_forms
 def test_sigterm_answers_what_was_sent(serve: Callable[..., Program]) -> None:
     program = serve()
     with clients_of(program) as clients:
