@@ -138,6 +138,7 @@ class Server:
         access_log_format: str,
         stats: Buffer | None,
         heartbeat_ms: int,
+        roster: Buffer | None,
     ) -> None:
         """``listeners`` are file descriptors of bound stream sockets (TCP or unix), not
         yet listening or listening; the server takes them and closes them when it stops.
@@ -158,6 +159,11 @@ class Server:
         at first, so that ``read_stats`` can read them elsewhere. With ``heartbeat_ms``
         their ``beat_ms``, when the loop last came round by CLOCK_MONOTONIC, is never
         older than that while the loop is not held up.
+
+        ``roster`` has ROSTER_BYTES bytes at least, zero at first: memory that all
+        servers share which are given copies of the same ``listeners``. They keep an
+        account of their connections there, and those that are ahead let the others
+        accept first. Without one, a server takes whatever comes.
 
         Raises:
             KeyError, ValueError: a limit is missing, or out of its bounds.
@@ -214,6 +220,9 @@ class Server:
         counts; item n: batches of n requests), and ``beat_ms`` (milliseconds by
         CLOCK_MONOTONIC: when the loop last came round).
         """
+
+ROSTER_BYTES: int
+"""How much memory the roster of Servers with the same listeners takes."""
 
 STATS_BYTES: int
 """How much memory the counters of a Server take."""

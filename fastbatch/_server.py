@@ -345,6 +345,7 @@ class Server:
             access_log=access_log,
             stats=None if seat is None else seat.counters(number),
             heartbeat_ms=0 if seat is None else seat.heartbeat_ms,
+            roster=listeners[0].roster,
             **arguments,
         )
 

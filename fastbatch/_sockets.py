@@ -3,6 +3,14 @@
 Everything that can go wrong with an address is found and put into words here, in the
 thread that starts the server; the C extension is handed sockets that listen already.
 Nothing here accepts, reads or writes.
+
+However many workers there are, they share one socket for each address, and a roster:
+memory in which each keeps how many connections it has, so that those which have more
+than others let these accept first. A socket for each worker, with SO_REUSEPORT, was
+measured (``python -m bench listeners``) and is not used: the kernel deals connections
+out by chance and for good, so that of two workers with three clients one has none every
+fourth time; who waits for a worker that is busy, or has died, waits though others are
+idle; unix sockets have no such thing; and a second program could take the port, too.
 """
 
 from __future__ import annotations
@@ -10,12 +18,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import mmap
 import os
 import socket
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from fastbatch import _core
 
 BIND_FORMS = "host:port, [ipv6]:port, :port, unix:path, fd:number or systemd"
 MAX_PORT = 65535
@@ -94,6 +105,7 @@ class Listener:
     socket: socket.socket
     address: TcpAddress | str  # (host, port), or the path of a unix socket
     file: SocketFile | None = None
+    roster: mmap.mmap | None = None  # of all that accept from copies of the socket
 
     @property
     def url(self) -> str:
@@ -352,13 +364,19 @@ def open_listeners(
 ) -> list[Listener]:
     """Listen on all of ``binds``, or on none.
 
+    Any number of workers, threads or forked processes, may be given copies of all the
+    sockets, now and later on, and the listeners' roster, which is one and the same. It
+    asks for no more: who ends or is killed gives its place up to the next one, and what
+    waits in a socket's queue waits as long as somebody has a copy of it.
+
     Raises:
         BindError: one of them cannot be had; nothing stays open.
     """
     with _closed_on_error() as listeners:
         for bind in binds:
             listeners += bind.open(backlog, unix_mode)
-    return listeners
+        roster = mmap.mmap(-1, _core.ROSTER_BYTES)  # shared with children
+    return [replace(each, roster=roster) for each in listeners]
 
 
 def format_host(host: str) -> str:

@@ -114,6 +114,13 @@ PITFALLS = {
         "test_pitfalls::test_too_much_of_header_fields_is_431",
         "test_limits::test_request_is_refused_just_beyond_its_limit",
     ],
+    "21 several workers and persistent clients: none starves": [
+        "test_listeners::test_one_client_more_than_workers_and_none_starves",
+        "test_listeners::test_every_worker_gets_clients",
+        "test_listeners::test_every_thread_that_is_a_worker_gets_clients",
+        "test_listeners::test_every_process_of_a_supervisor_gets_clients",
+        "test_listeners::test_who_was_held_up_catches_up",
+    ],
     "22 slow clients: 408 or close, by default": [
         "test_timeouts::test_all_timeouts_are_on_by_default",
         "test_timeouts::test_head_that_drips_is_answered_408",
@@ -148,7 +155,7 @@ PITFALLS = {
     ],
 }
 # What the others are about is not there yet.
-NOT_YET = {21: "several workers", 25: "threads of a pool"}
+NOT_YET = {25: "threads of a pool"}
 
 
 @pytest.mark.parametrize("row", PITFALLS)

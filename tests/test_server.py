@@ -415,7 +415,7 @@ def core_server(**arguments: Any) -> _core.Server:
         wakeup_fd=-1,
         access_log=None,
         **_server._core_arguments(fastbatch.Options()),
-        **{"heartbeat_ms": 0, **arguments},
+        **{"heartbeat_ms": 0, "roster": None, **arguments},
     )
 
 

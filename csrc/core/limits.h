@@ -82,6 +82,21 @@
 /* Connections accepted in one go, before others have a turn. */
 #define FB_ACCEPT_BURST 64
 
+/* Workers that accept from the same sockets and know how many connections each has:
+ * more than are likely while all are being replaced. Then: further ones accept without
+ * regard to that. */
+#define FB_ROSTER_PLACES 512
+
+/* A worker is ahead of the others when it has more connections than they have on
+ * average, and an eighth of that. Without this margin, of many clients that come at
+ * once each would wait for a turn; an eighth is not much of a worker's load. */
+#define FB_ROSTER_SLACK 8
+
+/* Milliseconds, the least that a timer knows: for so long a worker that is ahead leaves
+ * new connections to others. Then it takes some, since these may be busy: no connection
+ * waits for more than that. */
+#define FB_ACCEPT_DEFER_MS 1
+
 /* Bytes: the first size of a reading buffer, and the least room for a read. */
 #define FB_INPUT_BYTES (4 * 1024)
 #define FB_INPUT_ROOM 1024

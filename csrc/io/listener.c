@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 static void on_readable(uv_poll_t *poll, int status, int events);
+static void on_turn(uv_timer_t *turn);
 
 static void
 pause_accepting(fb_listener *listener)
@@ -20,6 +21,41 @@ pause_accepting(fb_listener *listener)
     uv_poll_stop(&listener->poll);
     fb_server_start_tick(listener->server);
 }
+
+/* ---- fair shares ----------------------------------------------------------------- */
+
+/* Returns whether others are to have the next connection, if they want it. At the end
+ * everybody takes what there is, since nobody may be left to do so. */
+static bool
+is_for_others(const fb_listener *listener)
+{
+    const fb_server *server = listener->server;
+    return server->place != NULL && server->stopping == FB_STOP_NO &&
+           fb_roster_is_ahead(server->roster, server->place);
+}
+
+/* The timer is not set back by who leaves meanwhile: with much coming and going the
+ * turn would never come. */
+static void
+leave_to_others(fb_listener *listener)
+{
+    listener->is_paused = true;
+    uv_poll_stop(&listener->poll);
+    if (!uv_is_active((uv_handle_t *)&listener->turn)) {
+        uv_timer_start(&listener->turn, on_turn, FB_ACCEPT_DEFER_MS, 0);
+    }
+}
+
+/* Returns how many to take in a turn: one of a few, so that others which are only a
+ * little late have their share; more of many, so that a crowd is let in soon. */
+static int
+turn_size(const fb_listener *listener)
+{
+    uint64_t n = 1 + fb_count_get(&listener->server->n_conns) / FB_ROSTER_SLACK;
+    return n < FB_ACCEPT_BURST ? (int)n : FB_ACCEPT_BURST;
+}
+
+/* ---- accepting ------------------------------------------------------------------- */
 
 /* Returns whether there may be more to accept. */
 static bool
@@ -55,6 +91,22 @@ on_readable(uv_poll_t *poll, int status, int events)
     (void)events;
     fb_listener *listener = poll->data;
     for (int i = 0; i < FB_ACCEPT_BURST && listener->is_open; i++) {
+        if (is_for_others(listener)) {
+            leave_to_others(listener);
+            return;
+        }
+        if (!accept_one(listener)) {
+            return;
+        }
+    }
+}
+
+static void
+on_turn(uv_timer_t *turn)
+{
+    fb_listener *listener = turn->data;
+    fb_listener_resume(listener);
+    for (int i = turn_size(listener); i > 0 && listener->is_open; i--) {
         if (!accept_one(listener)) {
             return;
         }
@@ -90,6 +142,8 @@ fb_listener_open(fb_listener *listener, fb_server *server, int fd, int backlog)
     if (error != 0) {
         return error;
     }
+    uv_timer_init(&server->loop, &listener->turn);
+    listener->turn.data = listener;
     listener->poll.data = listener;
     listener->server = server;
     listener->fd = fd;
@@ -113,6 +167,7 @@ fb_listener_close(fb_listener *listener)
     if (listener->is_open) {
         listener->is_open = false;
         uv_close((uv_handle_t *)&listener->poll, NULL);
+        uv_close((uv_handle_t *)&listener->turn, NULL);
         close(listener->fd);
     }
 }

@@ -294,6 +294,18 @@ close_listeners(fb_server *server)
     for (size_t i = 0; i < server->n_listeners; i++) {
         fb_listener_close(&server->listeners[i]);
     }
+    if (server->place != NULL) {
+        fb_roster_leave(server->place);
+        server->place = NULL;
+    }
+}
+
+static void
+resume_accepting(fb_server *server)
+{
+    for (size_t i = 0; i < server->n_listeners; i++) {
+        fb_listener_resume(&server->listeners[i]);
+    }
 }
 
 /* Returns whether the first request of conn is to be expected any moment. Without an
@@ -378,6 +390,7 @@ begin_stop(fb_server *server, fb_stop stop)
         uv_timer_start(&server->grace, on_grace_over,
                        server->limits.graceful_timeout_ms, 0);
     }
+    resume_accepting(server);
 }
 
 bool
@@ -448,14 +461,6 @@ fb_server_make_room(fb_server *server)
     fb_conn *conn = fb_conn_of_wait(node);
     if (fb_conn_is_idle(conn)) {
         fb_conn_close(conn);
-    }
-}
-
-static void
-resume_accepting(fb_server *server)
-{
-    for (size_t i = 0; i < server->n_listeners; i++) {
-        fb_listener_resume(&server->listeners[i]);
     }
 }
 
@@ -585,6 +590,18 @@ take_conn(fb_server *server)
     return conn;
 }
 
+/* Count n more, for all who look. */
+static void
+count_conns(fb_server *server, uint64_t n)
+{
+    fb_count_add(&server->n_conns, n);
+    uint64_t n_conns = fb_count_get(&server->n_conns);
+    fb_count_set(&server->stats->n_open, n_conns);
+    if (server->place != NULL) {
+        fb_count_set(&server->place->n_conns, n_conns);
+    }
+}
+
 fb_conn *
 fb_server_new_conn(fb_server *server)
 {
@@ -598,8 +615,7 @@ fb_server_new_conn(fb_server *server)
         conn->next->prev = conn;
     }
     server->conns = conn;
-    fb_count_add(&server->n_conns, 1);
-    fb_count_set(&server->stats->n_open, fb_count_get(&server->n_conns));
+    count_conns(server, 1);
     fb_server_start_tick(server);
     return conn;
 }
@@ -615,8 +631,7 @@ unlink_conn(fb_server *server, fb_conn *conn)
     if (conn->next != NULL) {
         conn->next->prev = conn->prev;
     }
-    fb_count_add(&server->n_conns, (uint64_t)-1);
-    fb_count_set(&server->stats->n_open, fb_count_get(&server->n_conns));
+    count_conns(server, (uint64_t)-1);
 }
 
 void
@@ -653,6 +668,8 @@ open_listeners(fb_server *server, const fb_server_setup *setup)
     if (server->listeners == NULL) {
         return UV_ENOMEM;
     }
+    server->roster = setup->roster;
+    server->place = setup->roster != NULL ? fb_roster_join(setup->roster) : NULL;
     for (size_t i = 0; i < setup->n_fds; i++) {
         fb_listener *listener = &server->listeners[i];
         int error =

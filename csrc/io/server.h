@@ -32,6 +32,7 @@
 #include "io/flusher.h"
 #include "io/listener.h"
 #include "io/pool.h"
+#include "io/roster.h"
 #include "io/stats.h"
 
 #include <stdatomic.h>
@@ -65,6 +66,8 @@ struct fb_server {
     bool has_loop;    /* loop is to be closed */
     fb_listener *listeners;
     size_t n_listeners; /* opened */
+    fb_roster *roster;  /* kept: of who else polls their sockets; or NULL */
+    fb_place *place;    /* in it, while there are listeners; or NULL */
     fb_limits limits;
     fb_heap heap;
     fb_trust trust;    /* whose X-Forwarded-* and PROXY headers are believed */
@@ -111,8 +114,9 @@ typedef struct fb_server_setup {
     bool speaks_proxy;        /* every connection begins with a PROXY header */
     fb_access_setup access;   /* its descriptor is taken in any case */
     int wakeup_fd;            /* kept until the server is closed, or -1 */
-    fb_stats *stats;          /* kept: is added to; NULL: the server has its own */
-    uint64_t heartbeat_ms;    /* how old stats->beat_ms may be; 0: as old as it likes */
+    fb_roster *roster;     /* kept: of all who have these fds; NULL: nobody else has */
+    fb_stats *stats;       /* kept: is added to; NULL: the server has its own */
+    uint64_t heartbeat_ms; /* how old stats->beat_ms may be; 0: as old as it likes */
     const fb_server_ops *ops; /* kept */
     void *owner;              /* kept */
 } fb_server_setup;

@@ -8,6 +8,7 @@
 #include "core/http.h"
 #include "core/limits.h"
 #include "core/status.h"
+#include "io/roster.h"
 #include "python/state.h"
 #include "python/stats.h"
 
@@ -286,7 +287,8 @@ module_exec(PyObject *module)
     if ((state->names = make_names()) == NULL || make_strings(state) < 0 ||
         make_imports(state) < 0 || make_types(module, state) < 0 ||
         add_limits(module) < 0 || add_reasons(module) < 0 || add_versions(module) < 0 ||
-        PyModule_AddIntConstant(module, "STATS_BYTES", sizeof(fb_stats)) < 0) {
+        PyModule_AddIntConstant(module, "STATS_BYTES", sizeof(fb_stats)) < 0 ||
+        PyModule_AddIntConstant(module, "ROSTER_BYTES", sizeof(fb_roster)) < 0) {
         return -1;
     }
     return 0;

@@ -372,6 +372,7 @@ typedef struct arguments {
     const char *access_log_format; /* borrowed, as is access_log */
     PyObject *stats;               /* borrowed, or NULL */
     unsigned int heartbeat_ms;
+    PyObject *roster; /* borrowed */
 } arguments;
 
 /* Returns 0, or -1 with an exception set. */
@@ -379,17 +380,20 @@ static int
 parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
 {
     char *names[] = {
-        "dispatcher", "listeners",         "limits",         "server_header",
-        "temp_dir",   "trusted",           "proxy_protocol", "wakeup_fd",
-        "access_log", "access_log_format", "stats",          "heartbeat_ms",
-        NULL,
+        "dispatcher",     "listeners",
+        "limits",         "server_header",
+        "temp_dir",       "trusted",
+        "proxy_protocol", "wakeup_fd",
+        "access_log",     "access_log_format",
+        "stats",          "heartbeat_ms",
+        "roster",         NULL,
     };
     bool ok = PyArg_ParseTupleAndKeywords(
-        args, kwargs, "OO$OyyypiOsOI:Server", names, &parsed->dispatcher,
+        args, kwargs, "OO$OyyypiOsOIO:Server", names, &parsed->dispatcher,
         &parsed->listeners, &parsed->limits, &parsed->server_value, &parsed->temp_dir,
         &parsed->trusted, &parsed->proxy_protocol, &parsed->wakeup_fd,
         &parsed->access_log, &parsed->access_log_format, &parsed->stats,
-        &parsed->heartbeat_ms);
+        &parsed->heartbeat_ms, &parsed->roster);
     return ok ? 0 : -1;
 }
 
@@ -427,6 +431,29 @@ read_stats_memory(py_server *self, PyObject *given, fb_stats **stats)
     return *stats != NULL ? 0 : -1;
 }
 
+/* Returns 0, with *roster NULL where none is given; or -1 with an exception set. */
+static int
+read_roster(py_server *self, PyObject *given, fb_roster **roster)
+{
+    if (given == Py_None) {
+        return 0;
+    }
+    Py_buffer *view = &self->roster_view;
+    if (PyObject_GetBuffer(given, view, PyBUF_WRITABLE) < 0) {
+        view->obj = NULL;
+        return -1;
+    }
+    if (view->len < (Py_ssize_t)sizeof(fb_roster) ||
+        (uintptr_t)view->buf % _Alignof(fb_roster) != 0) {
+        PyBuffer_Release(view);
+        PyErr_Format(PyExc_ValueError, "a roster takes %zu bytes, aligned to %zu",
+                     sizeof(fb_roster), _Alignof(fb_roster));
+        return -1;
+    }
+    *roster = view->buf;
+    return 0;
+}
+
 static int
 server_init(PyObject *op, PyObject *args, PyObject *kwargs)
 {
@@ -446,10 +473,12 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
     }
     fb_limits limits;
     fb_stats *stats = NULL;
+    fb_roster *roster = NULL;
     fb_access_setup access;
     if (read_access(self, &given, &access) < 0 ||
         py_limits_read(given.limits, &limits) < 0 ||
         read_stats_memory(self, given.stats, &stats) < 0 ||
+        read_roster(self, given.roster, &roster) < 0 ||
         check_server_value(given.server_value) < 0) {
         close_fds(fds, 0, n_fds);
         close_fds(&access.fd, 0, access.fd >= 0 ? 1 : 0);
@@ -469,6 +498,7 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         .speaks_proxy = given.proxy_protocol != 0,
         .access = access,
         .wakeup_fd = given.wakeup_fd,
+        .roster = roster,
         .stats = stats,
         .heartbeat_ms = given.heartbeat_ms,
         .ops = &ops,
@@ -720,6 +750,9 @@ server_dealloc(PyObject *op)
     }
     if (self->stats_view.obj != NULL) {
         PyBuffer_Release(&self->stats_view);
+    }
+    if (self->roster_view.obj != NULL) {
+        PyBuffer_Release(&self->roster_view);
     }
     server_clear(op);
     freefunc free_slot = PyType_GetSlot(type, Py_tp_free);

@@ -35,6 +35,7 @@ struct py_server {
     fb_job rest;                 /* of handler threads: what else is to be done then */
     bool is_resting;             /* it is in the hands of one */
     Py_buffer stats_view;        /* of the memory of its stats, when .obj is set */
+    Py_buffer roster_view;       /* likewise of its roster */
     bool is_serving;
     bool is_closed;    /* served once already */
     bool is_abandoned; /* with handler threads that did not come back in time */
