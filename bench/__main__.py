@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bench import mixed, scale
+from bench import listeners, mixed, scale
 from bench.compare import compare_text, servers_text
 from bench.errors import BenchError
 from bench.instructions import (
@@ -111,6 +111,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("scale", add_scale, run_scale, "1, 2 and more workers; handlers that wait"),
         ("log", add_log, run_log, "with an access log and without"),
         ("seed", add_seed, run_seed, "batch sizes, from 1 (the control) to 256"),
+        ("listeners", add_listeners, run_listeners, "connections spread over workers"),
         ("instructions", add_instructions, run_instructions, "counted by callgrind"),
     ):
         command = commands.add_parser(name, help=summary)
@@ -292,6 +293,30 @@ def add_instructions(parser: argparse.ArgumentParser) -> None:
         help="keep callgrind's files there, for callgrind_annotate",
     )
     add_machine(parser)
+
+
+def add_listeners(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Persistent clients of several workers: how many each worker has, and how long "
+        "each client waits for its first reply; with a socket for each worker "
+        "(SO_REUSEPORT), a shared one, and a shared one with the roster."
+    )
+    add_python(parser, several=False)
+    parser.add_argument(
+        "--workers", nargs="+", type=number(2, 64), default=[2, 4], metavar="N",
+        help="(default: 2 4)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--clients", nargs="+", type=number(1, 5000), default=[10, 100, 1000],
+        metavar="N", help="next to workers + 1 (default: 10 100 1000)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", action="store_true",
+        help="workers that are threads: for a free-threaded Python",
+    )  # fmt: skip
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write all figures there as well"
+    )
 
 
 def add_python(parser: argparse.ArgumentParser, several: bool) -> None:
@@ -581,6 +606,17 @@ def run_measurement(
         "results": [result_to_json(*pair) for pair in pair_with_base(results)],
     }
     return to_text(results), found
+
+
+def run_listeners(args: argparse.Namespace) -> Report:
+    pythons = Pythons([args.python] if args.python else None)
+    [path] = pythons.paths.values()
+    found = listeners.measure_all(path, args.workers, args.clients, args.threads)
+    return listeners.to_text(found), {
+        "servers": pythons.about,
+        "threads": args.threads,
+        "results": listeners.to_json(found),
+    }
 
 
 def run_instructions(args: argparse.Namespace) -> Report:

@@ -22,7 +22,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench import __main__ as command_line
-from bench import machine, measure, mixed, paced, peers, scale, wrk
+from bench import listeners, machine, measure, mixed, paced, peers, scale, wrk
 from bench.compare import load_table, servers_text
 from bench.errors import BenchError
 from bench.figures import (
@@ -208,6 +208,18 @@ def test_columns_are_as_wide_as_their_contents() -> None:
         "---  --",
         "ccc   d",
     ]
+
+
+@pytest.mark.parametrize("kind", listeners.KINDS)
+def test_every_client_of_several_workers_is_counted_once(kind: str) -> None:
+    setting = listeners.Setting(kind, 2, 5, "hello", at_once=True)
+    with listeners.started(sys.executable, kind, 2, "hello", threads=False) as workers:
+        found = listeners.measure(workers, setting)
+        workers.wait_until_empty()
+    assert (sum(found.spread), len(found.first_ms), found.starved) == (5, 5, 0)
+    assert found.replies >= 5
+    [_, _, row] = listeners.to_text([found]).splitlines()
+    assert row.split()[:3] == [kind, "idle", "at"]
 
 
 def test_callgrinds_total_is_read() -> None:
