@@ -431,6 +431,7 @@ def test_counters_are_kept_in_the_memory_that_is_given() -> None:
     core.stop()
     thread.join()
     assert _core.read_stats(memory) == core.stats()
+    assert first < core.stats()["beat_ms"] <= time.monotonic() * 1000
 
 
 @pytest.mark.parametrize("size", [0, _core.STATS_BYTES - 1])
