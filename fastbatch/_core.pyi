@@ -208,18 +208,15 @@ class Server:
         """
 
     def stats(self) -> dict[str, Any]:
-        """Counters since the start.
+        """Counters since the start, as ``fastbatch.Server.stats()`` lists them.
 
-        ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
-        ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests, and connections
-        without a PROXY header), ``timed_out`` (connections), ``overloaded`` (requests
-        that got 503, among those rejected), ``spooled`` (bodies that went to files),
-        ``fields_dropped`` (for an underscore in their names), ``log_lines_dropped`` (of
-        the access log: it was too slow, or could not be written), ``allocations``
-        (blocks that core and io took from the allocator) and ``batch_sizes`` (257
-        counts; item n: batches of n requests), and ``beat_ms`` (milliseconds by
-        CLOCK_MONOTONIC: when the loop last came round).
+        ``batch_sizes`` has 257 items. ``queue_times`` has one more than
+        QUEUE_BOUNDS_US: item n counts the requests that waited for at most bound n and
+        for longer than the bound before, the last those that did for longer than all.
         """
+
+QUEUE_BOUNDS_US: tuple[int, ...]
+"""The bounds of ``queue_times`` in the counters, in microseconds."""
 
 ROSTER_BYTES: int
 """How much memory the roster of Servers with the same listeners takes."""

@@ -252,16 +252,30 @@ class Server:
     def stats(self) -> dict[str, Any]:
         """Counters since the start, also when it has stopped.
 
-        ``requests``, ``batches``, ``connections`` (accepted), ``open_connections``,
-        ``bytes_received``, ``bytes_sent``, ``rejected`` (bad requests, and connections
-        without a PROXY header), ``timed_out`` (connections), ``overloaded`` (requests
-        that got 503, among those rejected), ``spooled`` (bodies that went to files),
-        ``fields_dropped`` (header fields with an underscore in their names),
+        They are those of all workers together, and as ``workers`` a list of each one's
+        own.
+
+        Requests: ``requests`` (handed over), ``batches``, ``batch_sizes`` (a list whose
+        item n is the number of batches of n requests), ``replies`` (a dict: how many of
+        each status, those that the server gives by itself included), ``slots_in_use``
+        (requests that are collected or handled now), ``queue_ns`` (nanoseconds that
+        requests have waited, from when their bytes were there, or the request before
+        them on the connection was answered, to the batch), ``queue_times`` (how many
+        did for how long: see the README) and ``handler_ns`` (nanoseconds that batches
+        have taken).
+
+        Connections: ``connections`` (accepted), ``open_connections`` (now),
+        ``bytes_received``, ``bytes_sent`` and ``timed_out``.
+
+        What was refused or lost: ``rejected`` (bad requests, and connections without a
+        PROXY header), ``overloaded`` (requests that got 503, among those rejected),
+        ``fields_dropped`` (header fields with an underscore in their names) and
         ``log_lines_dropped`` (of the access log: it was too slow, or could not be
-        written), ``allocations`` (blocks of memory that the server took),
-        ``batch_sizes``, a list whose item n is the number of batches of n requests, and
-        ``beat_ms`` (milliseconds by CLOCK_MONOTONIC: when the loop last came round); of
-        all workers together, and as ``workers`` a list of each one's own.
+        written).
+
+        The server itself: ``spooled`` (bodies that went to files), ``allocations``
+        (blocks of memory that it took) and ``beat_ms`` (milliseconds by
+        CLOCK_MONOTONIC: when the loop last came round).
 
         Raises:
             RuntimeError: it was not started.

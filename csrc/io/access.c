@@ -15,8 +15,6 @@
 /* As nginx has it: the client left before there was a status. */
 #define STATUS_CLIENT_LEFT 499
 
-#define NS_PER_MS 1000000ULL
-
 /* ---- addresses ------------------------------------------------------------------- */
 
 /* Returns how long the text is: 0, when there is no address. */
@@ -140,20 +138,19 @@ line_of(fb_access *access, const fb_slot *slot)
 
 /* Returns when the request of slot was read: it may have waited for the dispatch. */
 static uint64_t
-read_at(const fb_executor *executor, const fb_slot *slot)
+read_at(const fb_slot *slot)
 {
     const fb_conn *conn = slot->owner;
-    uint64_t waited_ms = executor->shared_ms - conn->queued_at;
-    return executor->shared_ns - waited_ms * NS_PER_MS;
+    return conn->queued_at;
 }
 
 static void
-log_slot(fb_access *access, const fb_executor *executor, const fb_slot *slot)
+log_slot(fb_access *access, const fb_slot *slot)
 {
     fb_line line = line_of(access, slot);
     fb_outcome outcome = {.status = slot->status, .n_body = slot->n_body};
     if (access->is_timed) {
-        outcome.duration_ns = slot->answered_at - read_at(executor, slot);
+        outcome.duration_ns = slot->answered_at - read_at(slot);
     }
     keep_line(access, fb_line_append(&access->lines, &access->form, &line, &outcome));
 }
@@ -167,20 +164,20 @@ fb_access_log_slots(fb_access *access, const fb_executor *executor,
     for (size_t i = 0; i < n; i++) {
         /* One that was dropped behind a reply that said close has no status. */
         if (!slots[i].is_held && slots[i].status != 0) {
-            log_slot(access, executor, &slots[i]);
+            log_slot(access, &slots[i]);
         }
     }
     uv_mutex_unlock(&access->lock);
 }
 
 static fb_held *
-hold_line(fb_access *access, const fb_executor *executor, fb_slot *slot)
+hold_line(fb_access *access, fb_slot *slot)
 {
     fb_held *held = fb_heap_take(access->heap, sizeof(*held));
     fb_line line = line_of(access, slot);
     if (held != NULL) {
         held->access = access;
-        held->began = read_at(executor, slot);
+        held->began = read_at(slot);
         held->status = slot->status;
         held->n_body = slot->n_body;
         fb_buf_init(&held->text, access->heap);
@@ -202,7 +199,7 @@ fb_access_hold(fb_access *access, const fb_executor *executor, fb_slot *slot)
     slot->is_held = true;
     uv_mutex_lock(&access->lock);
     fb_line_form_set_time(&access->form, &executor->began);
-    fb_held *held = hold_line(access, executor, slot);
+    fb_held *held = hold_line(access, slot);
     uv_mutex_unlock(&access->lock);
     return held;
 }

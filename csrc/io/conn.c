@@ -25,6 +25,8 @@
 /* Runs of bytes in one write: what uv_write holds without taking memory. */
 #define WRITE_RUNS 4
 
+#define NS_PER_MS 1000000ULL
+
 static void go_on(fb_conn *conn);
 static void close_handle(fb_conn *conn);
 
@@ -471,6 +473,7 @@ take_request(fb_conn *conn)
     conn->exchange->file = -1;
     conn->n_slots++;
     conn->n_requests++;
+    fb_count_add(&server->stats->n_slots, 1);
     if (req->n_dropped > 0) {
         fb_count_add(&server->stats->n_fields_dropped, req->n_dropped);
     }
@@ -515,9 +518,10 @@ reject(fb_conn *conn, int status)
 static bool
 is_overdue(const fb_conn *conn)
 {
-    uint64_t most = conn->server->limits.queue_timeout_ms;
-    return most > 0 && conn->n_slots == 0 &&
-           uv_now(&conn->server->loop) - conn->queued_at > most;
+    uint64_t most = conn->server->limits.queue_timeout_ms * NS_PER_MS;
+    uint64_t now = uv_now(&conn->server->loop) * NS_PER_MS; /* it may lag behind */
+    return most > 0 && conn->n_slots == 0 && now > conn->queued_at &&
+           now - conn->queued_at > most;
 }
 
 static void
@@ -679,7 +683,7 @@ on_written(uv_write_t *write, int status)
         abort_conn(conn);
         return;
     }
-    fb_count_add(&conn->server->stats->n_bytes_sent, conn->n_queued);
+    fb_count_add_shared(&conn->server->stats->n_bytes_sent, conn->n_queued);
     fb_out_advance(&conn->exchange->sending, conn->n_queued);
     /* Not at once: a write that ends at once is called back up to nine times an
      * iteration (uv_run), and a stream would be asked for more each time. */
@@ -750,7 +754,7 @@ try_write(fb_conn *conn, const uv_buf_t *bufs, size_t n, int *error)
         return false;
     }
     *error = 0;
-    fb_count_add(&conn->server->stats->n_bytes_sent, (uint64_t)sent);
+    fb_count_add_shared(&conn->server->stats->n_bytes_sent, (uint64_t)sent);
     fb_out_advance(&conn->exchange->sending, (size_t)sent);
     return (size_t)sent == total_of(bufs, n);
 }
@@ -788,7 +792,7 @@ splice_round(fb_conn *conn, stream_turn *turn)
     while (spliced == FB_SPLICE_SENT && turn->splice_left > 0) {
         size_t n;
         spliced = fb_out_splice(&conn->exchange->sending, fd, turn->splice_left, &n);
-        fb_count_add(&conn->server->stats->n_bytes_sent, n);
+        fb_count_add_shared(&conn->server->stats->n_bytes_sent, n);
         turn->splice_left -= n;
     }
     return spliced == FB_SPLICE_END;
@@ -1056,6 +1060,7 @@ put_own_reply(fb_conn *conn)
         ok = fb_reply_plain(&out->bytes, &conn->server->executor.stamp,
                             conn->reject_status, http->req.is_head, false, false);
         fb_access_log_own(&conn->server->access, conn, conn->reject_status);
+        fb_stats_note_replies(conn->server->stats, conn->reject_status, 1);
         conn->reject_status = 0; /* given once */
     } else if (http->wants_continue && conn->state == FB_CONN_OPEN) {
         ok = fb_reply_continue(&out->bytes);
@@ -1073,7 +1078,7 @@ fb_conn_settle(fb_conn *conn)
     conn->n_answered = 0;
     conn->executor = NULL;
     conn->is_queued = false;
-    conn->queued_at = uv_now(&conn->server->loop);
+    conn->queued_at = conn->server->settled_at;
     if (conn->is_cut) {
         close_handle(conn);
     }

@@ -79,7 +79,7 @@ typedef struct fb_conn {
     uint32_t n_answered; /* of those */
     int reject_status;   /* an error reply that is owed, or 0 */
     uint32_t n_requests; /* taken */
-    uint64_t queued_at;  /* loop's clock: since when the next request may be waiting */
+    uint64_t queued_at;  /* by uv_hrtime: since when the next request may be waiting */
     bool is_starved;     /* it does not read, because memory is short */
     bool is_queued;      /* its slots wait for a thread, or one has them: it rests */
     bool is_blocked;     /* in server->blocked: its next request finds no slot */

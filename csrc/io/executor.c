@@ -27,19 +27,10 @@ fb_executor_close(fb_executor *executor)
 }
 
 void
-fb_executor_note_share(fb_executor *executor)
-{
-    const fb_server *server = executor->server;
-    if (server->access.is_timed) {
-        executor->shared_ms = uv_now(&server->loop);
-        executor->shared_ns = uv_hrtime();
-    }
-}
-
-void
 fb_executor_begin(fb_executor *executor)
 {
     clock_gettime(CLOCK_REALTIME, &executor->began);
+    executor->began_at = uv_hrtime();
     fb_executor_lock(executor);
     fb_stamp_update(&executor->stamp, executor->began.tv_sec);
     executor->is_dispatching = true;
@@ -66,6 +57,9 @@ void
 fb_executor_end(fb_executor *executor)
 {
     fb_batch *batch = executor->batch;
+    executor->ended_at = uv_hrtime();
+    fb_count_add_shared(&executor->server->stats->handler_ns,
+                        executor->ended_at - executor->began_at);
     fb_executor_lock(executor);
     executor->is_dispatching = false;
     for (size_t i = 0; i < batch->n_slots; i++) {

@@ -31,18 +31,15 @@ typedef struct fb_executor {
     atomic_size_t n_streams; /* that only this one may go on with */
     atomic_bool is_slow;     /* the dispatch is: the loop is to be told of each reply */
     struct timespec began;   /* the dispatch */
-    uint64_t shared_ms;      /* loop's clock: when it was given the batch, */
-    uint64_t shared_ns; /* and in nanoseconds, where the access log wants to know */
-    fb_stamp stamp;     /* of its replies */
+    uint64_t began_at;       /* the same, by uv_hrtime */
+    uint64_t ended_at;       /* and its end */
+    fb_stamp stamp;          /* of its replies */
 } fb_executor;
 
 /* Make an executor for batch in zeroed memory. Keeps server and batch. Returns 0 or
  * libuv's error code; fb_executor_close must follow either way. */
 int fb_executor_open(fb_executor *executor, fb_server *server, fb_batch *batch);
 void fb_executor_close(fb_executor *executor);
-
-/* It is given a batch, now; called by the loop. */
-void fb_executor_note_share(fb_executor *executor);
 
 /* Around every change of a connection during a dispatch: nothing may run Python code or
  * wait in between. */

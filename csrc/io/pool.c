@@ -280,7 +280,6 @@ hand_over(fb_hand *hand, fb_batch *batch, size_t from, size_t end)
         fb_slot *slot = fb_batch_move(&hand->batch, &batch->slots[i]);
         fb_conn_hand_over(slot->owner, &hand->executor, slot);
     }
-    fb_executor_note_share(&hand->executor);
     hand->is_free = false;
     hand->has_batch = true;
     uv_cond_signal(&hand->is_wanted);
@@ -379,6 +378,8 @@ take_back(fb_hand *hand, size_t from, size_t end)
 {
     fb_server *server = hand->executor.server;
     fb_slot *slots = hand->batch.slots;
+    fb_stats_note_slots(server->stats, &slots[from], end - from,
+                        hand->executor.began_at);
     if (server->access.is_on) {
         fb_access_log_slots(&server->access, &hand->executor, &slots[from], end - from);
     }
@@ -503,6 +504,7 @@ static void
 on_back(uv_async_t *back)
 {
     fb_pool *pool = back->data;
+    pool->server->settled_at = uv_hrtime();
     finish_jobs(pool);
     for (size_t i = 0; i < pool->n_hands; i++) {
         fb_hand *hand = pool->hands[i];

@@ -25,12 +25,14 @@ fb_server_touch(fb_server *server, fb_conn *conn)
     }
 }
 
-/* Settle all that were touched. Settling may touch again, but not the batch: what is
- * left to parse is made ready instead, so that this never calls itself. */
+/* Settle all that were touched; it is now, by uv_hrtime. Settling may touch again, but
+ * not the batch: what is left to parse is made ready instead, so that this never calls
+ * itself. */
 static void
-settle_touched(fb_server *server)
+settle_touched(fb_server *server, uint64_t now)
 {
     fb_conn *conn = server->touched;
+    server->settled_at = now;
     server->touched = NULL;
     while (conn != NULL) {
         fb_conn *next = conn->next_touched;
@@ -129,7 +131,9 @@ fb_server_drop_slots(fb_server *server, const fb_conn *conn)
             close(batch->slots[i].file);
         }
     }
+    size_t n_before = batch->n_slots;
     fb_batch_drop_owner(batch, conn);
+    fb_count_add(&server->stats->n_slots, (uint64_t)batch->n_slots - n_before);
 }
 
 void
@@ -146,7 +150,6 @@ fb_server_dispatch(fb_server *server)
     locate_slots(batch);
     fb_executor *executor = &server->executor;
     fb_executor_begin(executor);
-    fb_executor_note_share(executor);
     uint64_t began = uv_now(&server->loop);
     fb_flusher_begin(&server->flusher, batch->n_slots);
     bool goes_on = server->ops->dispatch(server->owner, batch);
@@ -154,13 +157,15 @@ fb_server_dispatch(fb_server *server)
         fb_server_stop(server, FB_STOP_GRACEFUL);
     }
     fb_executor_end(executor);
+    fb_stats_note_slots(server->stats, batch->slots, batch->n_slots,
+                        executor->began_at);
     if (server->access.is_on) {
         fb_access_log_slots(&server->access, executor, batch->slots, batch->n_slots);
     }
     fb_server_reset_batch(batch);
     uv_update_time(&server->loop);
     server->held_ms += uv_now(&server->loop) - began;
-    settle_touched(server);
+    settle_touched(server, executor->ended_at);
 }
 
 uint64_t
@@ -171,7 +176,7 @@ fb_server_polled_at(fb_server *server)
     uv_metrics_info(&server->loop, &metrics);
     if (metrics.events != server->n_events) {
         server->n_events = metrics.events;
-        server->polled_at = uv_now(&server->loop);
+        server->polled_at = uv_hrtime();
     }
     return server->polled_at;
 }
@@ -260,7 +265,7 @@ work_off(fb_server *server)
             fb_server_dispatch(server);
         } else {
             update_stamp(server);
-            settle_touched(server);
+            settle_touched(server, uv_hrtime());
         }
     }
 }
@@ -331,6 +336,7 @@ close_idle_conns(fb_server *server)
 static void
 close_conns(fb_server *server)
 {
+    fb_count_add(&server->stats->n_slots, -(uint64_t)server->batch.n_slots);
     fb_server_reset_batch(&server->batch);
     server->touched = NULL;
     server->ready = NULL;

@@ -89,9 +89,10 @@ struct fb_server {
     fb_conn *blocked; /* likewise, and find no slot: in order */
     fb_conn *last_blocked;
     fb_time_list waits[FB_WAIT_KINDS];
-    uint64_t polled_at; /* loop's clock: when the events in hand were reported */
-    uint64_t n_events;  /* reported then, and before */
-    uint64_t held_ms;   /* the loop was held up by dispatches, all in all */
+    uint64_t polled_at;  /* uv_hrtime: when the events in hand were reported */
+    uint64_t n_events;   /* reported then, and before */
+    uint64_t settled_at; /* uv_hrtime: when connections were settled last */
+    uint64_t held_ms;    /* the loop was held up by dispatches, all in all */
     uint64_t tick_ms;
     uint64_t ticked_at;       /* loop's clock: when the last tick came */
     bool is_tick_due;         /* on_check is to see whose wait is over */
@@ -143,8 +144,8 @@ void fb_server_publish(fb_server *server);
 
 /* ---- for conn.c and listener.c --------------------------------------------------- */
 
-/* Returns when the events in hand were reported, by the loop's clock: what is read now
- * has been waiting since then at the least. */
+/* Returns when the events in hand were reported, by uv_hrtime: what is read now has
+ * been waiting since then at the least. */
 uint64_t fb_server_polled_at(fb_server *server);
 
 /* Returns milliseconds, by a clock that stands still during a dispatch: what a peer

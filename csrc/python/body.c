@@ -12,15 +12,17 @@
 
 #include <unistd.h>
 
-/* For the access log. */
+/* For the counters and the access log: its status is known at last. */
 static void
 note_head(const py_body *body, int status)
 {
+    fb_stats_note_replies(body->server->server->stats, status, 1);
     if (body->held != NULL) {
         body->held->status = status;
     }
 }
 
+/* For the access log. */
 static void
 note_bytes(const py_body *body, uint64_t n)
 {

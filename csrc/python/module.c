@@ -161,6 +161,15 @@ add_reasons(PyObject *module)
     return add_mapping(module, "REASONS", dict);
 }
 
+static int
+add_queue_bounds(PyObject *module)
+{
+    PyObject *bounds = py_stats_queue_bounds();
+    int error = PyModule_AddObjectRef(module, "QUEUE_BOUNDS_US", bounds);
+    Py_XDECREF(bounds);
+    return error;
+}
+
 /* ---- what the types share -------------------------------------------------------- */
 
 static PyObject *
@@ -287,6 +296,7 @@ module_exec(PyObject *module)
     if ((state->names = make_names()) == NULL || make_strings(state) < 0 ||
         make_imports(state) < 0 || make_types(module, state) < 0 ||
         add_limits(module) < 0 || add_reasons(module) < 0 || add_versions(module) < 0 ||
+        add_queue_bounds(module) < 0 ||
         PyModule_AddIntConstant(module, "STATS_BYTES", sizeof(fb_stats)) < 0 ||
         PyModule_AddIntConstant(module, "ROSTER_BYTES", sizeof(fb_roster)) < 0) {
         return -1;

@@ -5,26 +5,48 @@
 #include "python/stats.h"
 
 static PyObject *
-list_batch_sizes(const fb_stats *stats)
+list_of(const fb_count *counts, Py_ssize_t n)
 {
-    PyObject *sizes = PyList_New(FB_BATCH_SLOTS + 1);
-    for (Py_ssize_t i = 0; sizes != NULL && i <= FB_BATCH_SLOTS; i++) {
-        PyObject *count =
-            PyLong_FromUnsignedLongLong(fb_count_get(&stats->batch_sizes[i]));
-        if (count == NULL || PyList_SetItem(sizes, i, count) < 0) {
-            Py_CLEAR(sizes);
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(fb_count_get(&counts[i]));
+        if (count == NULL || PyList_SetItem(list, i, count) < 0) {
+            Py_CLEAR(list);
         }
     }
-    return sizes;
+    return list;
 }
 
-/* Returns 0, or -1 with an exception set. */
-static int
-put_count(PyObject *dict, const char *name, const fb_count *count)
+/* Returns a new dict of those statuses that have occurred, or NULL with an exception
+ * set. */
+static PyObject *
+replies_of(const fb_stats *stats)
 {
-    PyObject *number = PyLong_FromUnsignedLongLong(fb_count_get(count));
-    int error = number != NULL ? PyDict_SetItemString(dict, name, number) : -1;
-    Py_XDECREF(number);
+    PyObject *dict = PyDict_New();
+    for (int i = 0; dict != NULL && i < FB_STATUSES; i++) {
+        uint64_t n = fb_count_get(&stats->replies[i]);
+        if (n == 0) {
+            continue;
+        }
+        PyObject *status = PyLong_FromLong(FB_STATUS_MIN + i);
+        PyObject *count = PyLong_FromUnsignedLongLong(n);
+        if (status == NULL || count == NULL ||
+            PyDict_SetItem(dict, status, count) < 0) {
+            Py_CLEAR(dict);
+        }
+        Py_XDECREF(status);
+        Py_XDECREF(count);
+    }
+    return dict;
+}
+
+/* Takes value, which may be NULL with an exception set. Returns 0, or -1 with an
+ * exception set. */
+static int
+put(PyObject *dict, const char *name, PyObject *value)
+{
+    int error = value != NULL ? PyDict_SetItemString(dict, name, value) : -1;
+    Py_XDECREF(value);
     return error;
 }
 
@@ -39,6 +61,7 @@ py_stats_dict(const fb_stats *stats)
         {"batches", &stats->n_batches},
         {"connections", &stats->n_conns},
         {"open_connections", &stats->n_open},
+        {"slots_in_use", &stats->n_slots},
         {"bytes_received", &stats->n_bytes_received},
         {"bytes_sent", &stats->n_bytes_sent},
         {"rejected", &stats->n_rejected},
@@ -48,19 +71,24 @@ py_stats_dict(const fb_stats *stats)
         {"fields_dropped", &stats->n_fields_dropped},
         {"log_lines_dropped", &stats->n_lines_lost},
         {"allocations", &stats->n_taken},
+        {"queue_ns", &stats->queue_ns},
+        {"handler_ns", &stats->handler_ns},
         {"beat_ms", &stats->beat_ms},
     };
     PyObject *dict = PyDict_New();
     for (size_t i = 0; dict != NULL && i < sizeof(counts) / sizeof(counts[0]); i++) {
-        if (put_count(dict, counts[i].name, counts[i].count) < 0) {
+        uint64_t n = fb_count_get(counts[i].count);
+        if (put(dict, counts[i].name, PyLong_FromUnsignedLongLong(n)) < 0) {
             Py_CLEAR(dict);
         }
     }
-    PyObject *sizes = dict != NULL ? list_batch_sizes(stats) : NULL;
-    if (sizes == NULL || PyDict_SetItemString(dict, "batch_sizes", sizes) < 0) {
+    if (dict != NULL && (put(dict, "batch_sizes",
+                             list_of(stats->batch_sizes, FB_BATCH_SLOTS + 1)) < 0 ||
+                         put(dict, "queue_times",
+                             list_of(stats->queue_times, FB_QUEUE_BOUNDS + 1)) < 0 ||
+                         put(dict, "replies", replies_of(stats)) < 0)) {
         Py_CLEAR(dict);
     }
-    Py_XDECREF(sizes);
     return dict;
 }
 
@@ -79,6 +107,19 @@ py_stats_in(PyObject *object, int flags, Py_buffer *view)
         return NULL;
     }
     return view->buf;
+}
+
+PyObject *
+py_stats_queue_bounds(void)
+{
+    PyObject *bounds = PyTuple_New(FB_QUEUE_BOUNDS);
+    for (Py_ssize_t i = 0; bounds != NULL && i < FB_QUEUE_BOUNDS; i++) {
+        PyObject *bound = PyLong_FromUnsignedLong(fb_queue_bounds_us[i]);
+        if (bound == NULL || PyTuple_SetItem(bounds, i, bound) < 0) {
+            Py_CLEAR(bounds);
+        }
+    }
+    return bounds;
 }
 
 PyObject *

@@ -18,6 +18,9 @@ PyObject *py_stats_dict(const fb_stats *stats);
  * them, valid until view is released; or NULL with an exception set. */
 fb_stats *py_stats_in(PyObject *object, int flags, Py_buffer *view);
 
+/* Returns fb_queue_bounds_us as a new tuple, or NULL with an exception set. */
+PyObject *py_stats_queue_bounds(void);
+
 /* read_stats(buffer, /) of the module. */
 PyObject *py_stats_read(PyObject *module, PyObject *buffer);
 
