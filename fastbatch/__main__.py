@@ -102,7 +102,7 @@ def _run(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> in
     except StartError as error:
         parser.exit(error.status, f"{error}\n")
     except BindError as error:
-        return _failed(parser, error.sentence("--bind"))
+        return _failed(parser, error.sentence(f"--{error.option}"))
     except ReloadError as error:
         return _failed(parser, str(error))
     except OSError as error:

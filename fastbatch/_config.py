@@ -294,6 +294,27 @@ class Binds(Rule):
         return ",".join(value)
 
 
+class OptionalBind(Rule):
+    """One address to listen on, or none."""
+
+    metavar = "ADDRESS"
+    allowed = "it must be host:port, [ipv6]:port, :port, unix:path, fd:number or ''"
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise Refusal(self.allowed, TypeError)
+        if value == "systemd":  # all of its sockets are those of bind
+            raise Refusal(self.allowed)
+        try:
+            _ = value and parse_bind(value)
+        except ValueError as error:
+            raise Refusal(str(error)) from None
+        return str(value)
+
+    def format(self, value: str) -> str:
+        return value or "''"
+
+
 class Peers(Rule):
     """Whom to trust, by their addresses; as text, separated by commas."""
 
@@ -428,6 +449,7 @@ TIMING = "Time-outs"
 REPLYING = "Replies"
 PROXIES = "Proxies"
 LOGGING = "Logging"
+METRICS = "Metrics"
 
 
 def _option(default: Any, group: str, rule: Rule, description: str) -> Any:
@@ -687,6 +709,14 @@ class Options:
         " or json, one object a line.",
     )
 
+    metrics: str = _option(
+        "",
+        METRICS,
+        OptionalBind(),
+        "Where Prometheus may GET /metrics: an address as for bind, of its own. Empty"
+        " for nowhere.",
+    )
+
     forwarded_allow_ips: tuple[str, ...] = _option(
         (),
         PROXIES,
@@ -776,6 +806,7 @@ class OptionArguments(TypedDict, total=False):
     proxy_protocol: bool
     access_log: AccessLog
     access_log_format: str
+    metrics: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import os
 import socket
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -21,11 +21,13 @@ from fastbatch import _core
 from fastbatch._access import Destination
 from fastbatch._config import OPTIONS, Integer, OptionArguments, Options, Seconds
 from fastbatch._dispatch import Dispatcher, dispatcher_for
+from fastbatch._metrics import PATH, handler_of, options_of
 from fastbatch._pid_file import PidFile
 from fastbatch._say import say
 from fastbatch._seat import Seat
 from fastbatch._signals import Signals
 from fastbatch._sockets import (
+    BindError,
     Listener,
     TcpAddress,
     format_host,
@@ -126,6 +128,7 @@ class Server:
         self._seat: Seat | None = None  # in a worker process
         self._access_log = Destination(options.access_log)
         self._listeners: list[Listener] = []
+        self._metrics: Server | None = None  # the endpoint's
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None  # the one of start()
         self._error: BaseException | None = None  # what ended the thread of start()
@@ -145,15 +148,9 @@ class Server:
             OSError: it cannot listen; it can be started again.
         """
         self._open(wakeup_fd=-1)
-        for line in _greeting(self._listeners):
+        for line in _greeting(self._listeners, self._metrics_listeners):
             log.info(line)
-        try:
-            self._thread = new_thread(self._serve_in_thread, f"fastbatch {self.url}")
-            self._thread.start()
-        except BaseException:
-            self._abandon()
-            raise
-        _in_threads.add(self)
+        self._begin()
         return self
 
     def run(self) -> None:
@@ -165,7 +162,7 @@ class Server:
             BaseException: what the handler raised that is no ``Exception``.
         """
         self._open(wakeup_fd=-1)
-        for line in _greeting(self._listeners):
+        for line in _greeting(self._listeners, self._metrics_listeners):
             log.info(line)
         self._serve()
 
@@ -284,6 +281,17 @@ class Server:
 
     # ---- inside -------------------------------------------------------------------
 
+    def _begin(self) -> None:
+        """Have a thread serve, once it is opened."""
+        self._begin_metrics()
+        try:
+            self._thread = new_thread(self._serve_in_thread, f"fastbatch {self.url}")
+            self._thread.start()
+        except BaseException:
+            self._abandon()
+            raise
+        _in_threads.add(self)
+
     def _open(self, wakeup_fd: int) -> None:
         """Listen, and make the loop; nothing stays open if that fails."""
         with self._lock:
@@ -301,13 +309,47 @@ class Server:
                 )
             listeners = self._open_listeners()
             try:
+                self._metrics = self._open_metrics()
                 self._workers = self._open_workers(listeners, wakeup_fd)
             except BaseException:
+                self._end_metrics()
                 for listener in listeners:
                     listener.close()
                 raise
             self._listeners = listeners
             self._state = _State.OPEN
+
+    def _open_metrics(self) -> Server | None:
+        """The server of the metrics endpoint, if there is to be one: it listens."""
+        if not self._options.metrics or self._seat is not None:
+            return None
+        handler = handler_of(lambda: self.stats()["workers"])
+        metrics = Server(handler, options_of(self._options))
+        try:
+            metrics._open(wakeup_fd=-1)
+        except BindError as error:
+            error.option = "metrics"
+            raise
+        return metrics
+
+    def _begin_metrics(self) -> None:
+        """Have the metrics endpoint served, in a thread, if there is one."""
+        if self._metrics is None:
+            return
+        try:
+            self._metrics._begin()
+        except BaseException:
+            self._abandon()
+            raise
+
+    def _end_metrics(self) -> None:
+        metrics, self._metrics = self._metrics, None
+        if metrics is None:
+            return
+        if metrics._thread is None:
+            metrics._abandon()
+        else:
+            metrics.stop(now=True)
 
     def _open_listeners(self) -> list[Listener]:
         if self._seat is not None:
@@ -369,6 +411,7 @@ class Server:
 
     def _serve(self) -> None:
         """Run an opened server on this thread."""
+        self._begin_metrics()
         try:
             self._running().serve()
         finally:
@@ -395,6 +438,7 @@ class Server:
         try:
             for listener in self._listeners:
                 listener.close()
+            self._end_metrics()
         finally:
             self._state = _State.ENDED
             self._ended.set()
@@ -416,6 +460,10 @@ class Server:
         if workers is None:
             raise RuntimeError("this server was not started: call start() or run()")
         return workers
+
+    @property
+    def _metrics_listeners(self) -> list[Listener]:
+        return [] if self._metrics is None else self._metrics._listeners
 
     def _sit(self, seat: Seat) -> None:
         """Serve as what a supervisor has started, on its listeners."""
@@ -496,7 +544,7 @@ def serve(server: Server) -> None:
         try:
             with pid_file:
                 pid_file.write()
-                announce(server._listeners)
+                announce(server._listeners, server._metrics_listeners)
                 server._serve()
         finally:
             server._abandon()
@@ -511,7 +559,7 @@ def serve(server: Server) -> None:
         try:
             signals.install(writer.fileno())
             pid_file.write()
-            announce(server._listeners)
+            announce(server._listeners, server._metrics_listeners)
             server._serve()
         finally:
             # Not in restore(): a second signal could raise as that is entered.
@@ -559,17 +607,18 @@ def supervise(options: Options) -> Seat | None:
         return Supervisor(options, greet).run()
 
 
-def announce(listeners: list[Listener]) -> None:
-    """Tell the user where it listens."""
-    for line in _greeting(listeners):
+def announce(listeners: Sequence[Listener], metrics: Sequence[Listener] = ()) -> None:
+    """Tell the user where it listens; ``metrics`` are those of its endpoint."""
+    for line in _greeting(listeners, metrics):
         say(line)
 
 
-def _greeting(listeners: list[Listener]) -> list[str]:
+def _greeting(listeners: Sequence[Listener], metrics: Sequence[Listener]) -> list[str]:
     from fastbatch import __version__  # not at the top: it imports this module
 
     return [
-        f"fastbatch {__version__} listening on {listener.url}" for listener in listeners
+        *(f"fastbatch {__version__} listening on {each.url}" for each in listeners),
+        *(f"fastbatch {__version__} metrics at {each.url}{PATH}" for each in metrics),
     ]
 
 

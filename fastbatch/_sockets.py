@@ -53,6 +53,8 @@ class BindError(OSError):
     ``errno`` is the system's number, so ``except OSError`` and a look at it work.
     """
 
+    option = "bind"  # that asked for it
+
     def __init__(self, number: int, where: str, why: str, advice: str = "") -> None:
         super().__init__(number, why)
         self.where = where  # the bind, as the user wrote it
@@ -67,7 +69,7 @@ class BindError(OSError):
         return text
 
     def __str__(self) -> str:
-        return self.sentence("bind")
+        return self.sentence(self.option)
 
 
 @dataclass(frozen=True, slots=True)

@@ -445,6 +445,7 @@ def test_every_option_is_read_from_the_environment(
         "pid_file": ("/run/a.pid", "/run/a.pid"),
         "reload": ("true", True),
         "access_log_format": ("json", "json"),
+        "metrics": ("unix:/m", "unix:/m"),
     }
     texts |= {name: ("7", 7) for name in INTEGERS if name not in texts}
     texts |= dict.fromkeys(SECONDS, ("0.25", 0.25))

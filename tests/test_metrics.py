@@ -1,0 +1,349 @@
+"""The metrics endpoint, read as Prometheus reads it."""
+
+import logging
+import os
+import re
+import socket
+import threading
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import helpers
+import pytest
+from conftest import Serve, Start
+from helpers import Connection, get
+from prometheus_client.parser import text_string_to_metric_families
+
+import fastbatch
+from fastbatch import _core, _metrics
+
+HELLO = b"Hello!"
+
+Labels = frozenset[tuple[str, str]]
+Samples = dict[tuple[str, Labels], float]
+
+
+def parse(text: str) -> Samples:
+    """The samples by name and labels; each is there once."""
+    samples: Samples = {}
+    for family in text_string_to_metric_families(text):
+        assert family.documentation
+        assert family.type != "unknown"
+        for sample in family.samples:
+            key = (sample.name, frozenset(sample.labels.items()))
+            assert key not in samples
+            samples[key] = sample.value
+    return samples
+
+
+def value(samples: Samples, name: str, **labels: object) -> float:
+    found = {key: str(label) for key, label in labels.items()}
+    return samples[f"fastbatch_{name}", frozenset(found.items())]
+
+
+def address_of(server: fastbatch.Server) -> helpers.Address:
+    assert server._metrics is not None
+    return server._metrics.address
+
+
+def scrape(address: fastbatch.Server | helpers.Address) -> Samples:
+    if isinstance(address, fastbatch.Server):
+        address = address_of(address)
+    with Connection(address) as client:
+        reply = client.ask("/metrics")
+    assert reply.status == 200
+    return parse(reply.body.decode())
+
+
+def counters(**given: Any) -> dict[str, Any]:
+    """Those of a worker that has done nothing but what is ``given``."""
+    return {**_core.read_stats(bytearray(_core.STATS_BYTES)), **given}
+
+
+# ---- the text ---------------------------------------------------------------------
+
+
+def test_each_worker_has_its_own_counters() -> None:
+    samples = parse(
+        _metrics.render(
+            [
+                counters(replies={200: 7, 404: 1}, connections=3, bytes_sent=10**15),
+                counters(replies={200: 2}),
+            ]
+        )
+    )
+    assert value(samples, "requests_total", worker=0, status=200) == 7
+    assert value(samples, "requests_total", worker=0, status=404) == 1
+    assert value(samples, "requests_total", worker=1, status=200) == 2
+    assert value(samples, "connections_total", worker=0) == 3
+    assert value(samples, "connections_total", worker=1) == 0
+    assert value(samples, "sent_bytes_total", worker=0) == 10**15
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_text_is_one_that_prometheus_reads(n: int) -> None:
+    text = _metrics.render([counters(replies={200: 1})] * n)
+    families = list(text_string_to_metric_families(text))
+    assert len(families) == len(_metrics._METRICS)
+    n_lines = sum(line.startswith("fastbatch_") for line in text.splitlines())
+    assert sum(len(family.samples) for family in families) == n_lines == n * 48
+    assert text.endswith("\n")
+
+
+def test_only_counters_are_named_total() -> None:
+    declared = re.findall(
+        "^# TYPE (fastbatch_[a-z_]+) ([a-z]+)$",
+        _metrics.render([counters()]),
+        re.MULTILINE,
+    )
+    assert len(declared) == len(_metrics._METRICS)
+    for name, kind in declared:
+        assert (kind == "counter") == name.endswith("_total")
+
+
+def buckets(samples: Samples, name: str) -> dict[float, float]:
+    """The cumulative counts of worker 0, by their bounds."""
+    return {
+        float(dict(labels)["le"]): count
+        for (key, labels), count in samples.items()
+        if key == f"fastbatch_{name}_bucket" and ("worker", "0") in labels
+    }
+
+
+def test_batch_sizes_are_a_histogram() -> None:
+    sizes = [0] * 257
+    sizes[1], sizes[2], sizes[3], sizes[256] = 10, 5, 2, 1
+    samples = parse(_metrics.render([counters(batch_sizes=sizes)]))
+    assert buckets(samples, "batch_size") == {
+        1: 10, 2: 15, 4: 17, 8: 17, 16: 17, 32: 17, 64: 17, 128: 17, 256: 18,
+        float("inf"): 18,
+    }  # fmt: skip
+    assert value(samples, "batch_size_sum", worker=0) == 10 + 10 + 6 + 256
+    assert value(samples, "batch_size_count", worker=0) == 18
+
+
+def test_times_in_the_queue_are_a_histogram_in_seconds() -> None:
+    times = list(range(1, len(_core.QUEUE_BOUNDS_US) + 2))
+    samples = parse(_metrics.render([counters(queue_times=times, queue_ns=2_500_000)]))
+    found = buckets(samples, "queue_seconds")
+    bounds = [bound / 1e6 for bound in _core.QUEUE_BOUNDS_US]
+    assert list(found) == [*bounds, float("inf")]
+    assert list(found.values()) == [sum(times[: n + 1]) for n in range(len(times))]
+    assert value(samples, "queue_seconds_sum", worker=0) == 0.0025
+    assert value(samples, "queue_seconds_count", worker=0) == sum(times)
+
+
+def test_time_of_batches_is_a_summary_in_seconds() -> None:
+    samples = parse(_metrics.render([counters(batches=4, handler_ns=1_500_000_000)]))
+    assert value(samples, "batch_seconds_sum", worker=0) == 1.5
+    assert value(samples, "batch_seconds_count", worker=0) == 4
+
+
+# ---- the endpoint -----------------------------------------------------------------
+
+
+def answer(request: fastbatch.Request) -> Any:
+    if request.path == "/missing":
+        raise fastbatch.HTTPError(404, "no such thing")
+    return HELLO
+
+
+def test_there_is_no_endpoint_by_default(serve: Serve) -> None:
+    server = serve(answer)
+    assert server._metrics is None
+    with Connection(server) as client:
+        assert client.ask("/metrics").body == HELLO
+
+
+def test_values_are_what_was_served(serve: Serve) -> None:
+    server = serve(answer, metrics="127.0.0.1:0")
+    with Connection(server) as client:
+        client.send(get() * 3 + get("/missing"))
+        for _ in range(4):
+            client.reply()
+        samples = scrape(server)
+        assert value(samples, "open_connections", worker=0) == 1
+        stats = server.stats()
+    assert value(samples, "requests_total", worker=0, status=200) == 3
+    assert value(samples, "requests_total", worker=0, status=404) == 1
+    assert value(samples, "batch_size_sum", worker=0) == 4
+    assert value(samples, "queue_seconds_count", worker=0) == 4
+    assert value(samples, "queue_seconds_sum", worker=0) == stats["queue_ns"] / 1e9
+    assert value(samples, "received_bytes_total", worker=0) == stats["bytes_received"]
+    assert value(samples, "sent_bytes_total", worker=0) == len(client.received)
+    assert value(samples, "connections_total", worker=0) == 1  # not those that scrape
+
+
+def test_endpoint_has_the_content_type_of_the_format(serve: Serve) -> None:
+    server = serve(answer, metrics="127.0.0.1:0")
+    with Connection(address_of(server)) as client:
+        found = client.ask("/metrics")
+        client.send(get("/metrics").replace(b"GET", b"HEAD"))
+        head = client.reply("HEAD")
+    assert (found.status, head.status) == (200, 200)
+    for reply in (found, head):
+        content_type = "text/plain; version=0.0.4; charset=utf-8"
+        assert reply.headers["Content-Type"] == content_type
+    assert head.body == b""
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/favicon.ico"])
+def test_other_paths_are_not_found(serve: Serve, path: str) -> None:
+    server = serve(answer, metrics="127.0.0.1:0")
+    with Connection(address_of(server)) as client:
+        assert client.ask(path).status == 404
+
+
+def test_query_is_of_no_account(serve: Serve) -> None:
+    server = serve(answer, metrics="127.0.0.1:0")
+    with Connection(address_of(server)) as client:
+        assert client.ask("/metrics?a=b").status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_other_methods_are_not_allowed(serve: Serve, method: str) -> None:
+    server = serve(answer, metrics="127.0.0.1:0")
+    with Connection(address_of(server)) as client:
+        client.send(get("/metrics").replace(b"GET", method.encode()))
+        reply = client.reply()
+    assert reply.status == 405
+    assert reply.headers["Allow"] == "GET, HEAD"
+
+
+def test_endpoint_may_be_a_unix_socket(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.sock"
+    server = serve(answer, metrics=f"unix:{path}", unix_mode=0o600)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with Connection(server) as client:
+        client.ask()
+    assert value(scrape(str(path)), "requests_total", worker=0, status=200) == 1
+    server.stop()
+    assert not path.exists()
+
+
+def test_endpoint_may_be_an_inherited_socket(serve: Serve) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        serve(answer, metrics=f"fd:{sock.fileno()}")
+        assert scrape(sock.getsockname())
+
+
+def test_endpoint_is_gone_when_the_server_has_stopped(serve: Serve) -> None:
+    server = serve(answer, metrics="127.0.0.1:0")
+    address = address_of(server)
+    n_threads = threading.active_count()
+    server.stop()
+    assert threading.active_count() == n_threads - 2
+    with pytest.raises(ConnectionRefusedError):
+        Connection(address)
+
+
+def test_scraping_does_not_wait_for_a_handler_that_blocks(serve: Serve) -> None:
+    is_called, may_go_on = threading.Event(), threading.Event()
+
+    def slow(_request: fastbatch.Request) -> bytes:
+        is_called.set()
+        may_go_on.wait()
+        return HELLO
+
+    server = serve(slow, metrics="127.0.0.1:0")
+    with Connection(server) as client:
+        client.send(get() * 2)
+        is_called.wait()
+        samples = scrape(server)
+        may_go_on.set()
+        client.reply()
+    assert value(samples, "slots_in_use", worker=0) == 2
+    assert value(samples, "batch_size_sum", worker=0) == 2
+
+
+def test_a_scraper_that_does_not_read_holds_up_nobody(serve: Serve) -> None:
+    server = serve(answer, metrics="127.0.0.1:0")
+    idle = [Connection(address_of(server)) for _ in range(8)]
+    for client in idle:
+        client.send(get("/metrics") * 200)
+    with Connection(server) as client:
+        assert client.ask().body == HELLO
+    assert scrape(server)
+    for client in idle:
+        client.close()
+
+
+def test_endpoint_cannot_be_filled_with_bodies(serve: Serve) -> None:
+    server = serve(answer, metrics="127.0.0.1:0")
+    with Connection(address_of(server)) as client:
+        client.send(get("/metrics", "Content-Length: 1") + b"x")
+        assert client.reply().status == 413
+
+
+# ---- where it is ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "bad", ["nonsense", "127.0.0.1:99999", "unix:", "systemd", "a:1,b:2"]
+)
+def test_bad_address_names_the_option(bad: str) -> None:
+    with pytest.raises(ValueError, match=f"^metrics='{bad}' is not allowed: it"):
+        fastbatch.Options(metrics=bad)
+
+
+def test_address_that_is_no_text_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^metrics=\('a:1',\) is not allowed: it"):
+        fastbatch.Options(metrics=("a:1",))  # type: ignore[arg-type]
+
+
+def test_address_in_use_names_the_option_and_leaves_nothing_open(
+    tmp_path: Path,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        path = tmp_path / "main.sock"
+        server = fastbatch.Server(
+            answer, bind=f"unix:{path}", metrics=f"127.0.0.1:{port}"
+        )
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(OSError, match=r"with metrics$"):
+            server.start()
+        assert not path.exists()
+        assert os.listdir("/proc/self/fd") == before
+    server.start()  # now it can
+    assert scrape(server)
+    server.stop()
+
+
+def test_address_is_announced(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "fastbatch")
+    server = serve(answer, metrics="127.0.0.1:0")
+    assert server._metrics is not None
+    port = server._metrics.address[1]
+    version = fastbatch.__version__
+    assert [message for message in caplog.messages if "metrics" in message] == [
+        f"fastbatch {version} metrics at http://127.0.0.1:{port}/metrics"
+    ]
+    assert sum("listening" in message for message in caplog.messages) == 1
+
+
+def test_command_line_serves_metrics(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("def hello(request):\n    return 'Hello!'\n")
+    program = start("-m", "fastbatch", "--port=0", "--metrics=127.0.0.1:0", "app:hello")
+    url = program.wait_for(r"metrics at (\S+)\n")[1]
+    with Connection(program.address()) as client:
+        client.ask()
+    with urllib.request.urlopen(url) as reply:
+        samples = parse(reply.read().decode())
+    assert value(samples, "requests_total", worker=0, status=200) == 1
+    program.signal()
+    assert program.wait() == 0
+
+
+def test_command_line_names_the_option_of_an_address_in_use(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text("def hello(request):\n    return 'Hello!'\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = start(
+            "-m", "fastbatch", "--port=0", f"--metrics=127.0.0.1:{port}", "app:hello"
+        )
+        assert program.wait() == 1
+    assert program.errors.endswith("choose another address with --metrics\n")
