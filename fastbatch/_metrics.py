@@ -24,9 +24,6 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 Stats = Mapping[str, Any]
 """The counters of one worker, as ``_core.read_stats`` has them."""
 
-Source = Callable[[], Sequence[Stats]]
-"""Those of all workers: item n is worker n. Any thread may call it."""
-
 _METHODS = ("GET", "HEAD")
 
 # Few ask, and seldom; whoever else finds the door is not to fill the memory.
@@ -194,15 +191,18 @@ def render(each: Sequence[Stats]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def handler_of(source: Source) -> Callable[[Request], Any]:
-    """What answers at the endpoint: GET and HEAD of ``/metrics``."""
+def handler_of(read: Callable[[], str]) -> Callable[[Request], Any]:
+    """What answers at the endpoint, GET and HEAD of ``/metrics``, what ``read`` gives.
+
+    It is called in a thread of the endpoint, once at a time.
+    """
 
     def answer(request: Request) -> Any:
         if request.path != PATH:
             raise HTTPError(404, f"there is only {PATH}")
         if request.method not in _METHODS:
             return 405, {"Allow": ", ".join(_METHODS)}, "only GET and HEAD are allowed"
-        return 200, {"Content-Type": CONTENT_TYPE}, render(source())
+        return 200, {"Content-Type": CONTENT_TYPE}, read()
 
     return answer
 

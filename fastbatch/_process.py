@@ -35,9 +35,15 @@ class Process:
     """
 
     def __init__(
-        self, pid: int, control: socket.socket, memory: mmap.mmap, n_loops: int
+        self,
+        pid: int,
+        control: socket.socket,
+        memory: mmap.mmap,
+        n_loops: int,
+        worker: int = 0,
     ) -> None:
         self.pid = pid
+        self.worker = worker  # the number of its first one, among those of all
         self.control = control
         self.live = list(range(n_loops))  # the numbers of its loops
         self.error: StartError | None = None  # why it does not start
@@ -51,6 +57,7 @@ class Process:
         self._memory = memory
         self._heard = b""
         self._n_made = n_loops
+        self._workers = list(range(worker, worker + n_loops))  # the number of each loop
         self._beats: dict[int, int] = {}
         self._silence: dict[int, float] = {}  # seconds, while somebody looked
 
@@ -66,6 +73,7 @@ class Process:
 
     def more(self) -> None:
         """Have it start another loop."""
+        self._workers.append(self.worker + len(self.live))
         self.live.append(self._n_made)
         self._n_made += 1
         self.tell("more")
@@ -118,6 +126,10 @@ class Process:
             _core.read_stats(counters(self._memory, number))
             for number in range(self._n_made)
         ]
+
+    def stats_by_worker(self) -> list[tuple[int, dict[str, Any]]]:
+        """The same, each behind the number of its worker; one may have had several."""
+        return list(zip(self._workers, self.stats(), strict=True))
 
     def silence(self, elapsed: float) -> float:
         """For how many seconds one of its loops has shown no sign of life.

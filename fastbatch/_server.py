@@ -21,7 +21,7 @@ from fastbatch import _core
 from fastbatch._access import Destination
 from fastbatch._config import OPTIONS, Integer, OptionArguments, Options, Seconds
 from fastbatch._dispatch import Dispatcher, dispatcher_for
-from fastbatch._metrics import PATH, handler_of, options_of
+from fastbatch._metrics import PATH, handler_of, options_of, render
 from fastbatch._pid_file import PidFile
 from fastbatch._say import say
 from fastbatch._seat import Seat
@@ -323,7 +323,7 @@ class Server:
         """The server of the metrics endpoint, if there is to be one: it listens."""
         if not self._options.metrics or self._seat is not None:
             return None
-        handler = handler_of(lambda: self.stats()["workers"])
+        handler = handler_of(lambda: render(self.stats()["workers"]))
         metrics = Server(handler, options_of(self._options))
         try:
             metrics._open(wakeup_fd=-1)
@@ -599,9 +599,9 @@ def supervise(options: Options) -> Seat | None:
         PidFileError: as for ``run()``, besides what that raises.
     """
 
-    def greet(listeners: list[Listener]) -> None:
+    def greet(listeners: list[Listener], metrics: list[Listener]) -> None:
         pid_file.write()
-        announce(listeners)
+        announce(listeners, metrics)
 
     with PidFile(options.pid_file) as pid_file:
         return Supervisor(options, greet).run()

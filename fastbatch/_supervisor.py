@@ -27,6 +27,8 @@ from typing import Any
 
 from fastbatch._config import Options
 from fastbatch._core import LIMITS
+from fastbatch._metrics import render
+from fastbatch._metrics_process import MetricsProcess
 from fastbatch._process import Process, StartError
 from fastbatch._say import say
 from fastbatch._seat import Seat, new_memory
@@ -94,11 +96,12 @@ class Supervisor:
 
     Args:
         options: the options; all workers have the same.
-        greet: called once, with the listeners, when a worker is ready.
+        greet: called once, with the listeners and those of the metrics endpoint, when a
+            worker is ready.
     """
 
     def __init__(
-        self, options: Options, greet: Callable[[list[Listener]], None]
+        self, options: Options, greet: Callable[[list[Listener], list[Listener]], None]
     ) -> None:
         self._options = options
         self._greet = greet
@@ -106,7 +109,8 @@ class Supervisor:
         self._n_workers = worker_count(options)
         self._listeners: list[Listener] = []
         self._processes: dict[int, Process] = {}
-        self._past: dict[str, Any] = {}  # the counters of those that have ended
+        self._past: dict[int, dict[str, Any]] = {}  # of those gone, by their worker
+        self._metrics: MetricsProcess | None = None
         self._selector = selectors.DefaultSelector()
         self._wakeup = socket.socketpair()
         self._signals_before: dict[int, Any] = {}
@@ -135,6 +139,11 @@ class Supervisor:
         binds = [parse_bind(text) for text in options.bind]
         self._listeners = open_listeners(binds, options.backlog, options.unix_mode)
         try:
+            if options.metrics:
+                self._metrics = MetricsProcess(
+                    options, lambda: render(self.stats_by_worker())
+                )
+                self._metrics.open()
             self._install_signals()
             # What the collector does not look at stays shared with the children: of
             # 20 MB, 3 to 6 that each would have copied on free-threaded 3.13.
@@ -162,12 +171,24 @@ class Supervisor:
             for stats in process.stats()
         ]
         counts = [{k: v for k, v in one.items() if k != "pid"} for one in each]
-        return add_up([*counts, self._past]) | {"workers": each}
+        return add_up([*counts, *self._past.values()]) | {"workers": each}
+
+    def stats_by_worker(self) -> list[dict[str, Any]]:
+        """The counters of each worker, item n those of worker n.
+
+        One that replaces another has its number, and goes on from its counters.
+        """
+        each = [one for p in self._processes.values() for one in p.stats_by_worker()]
+        by_worker: dict[int, list[dict[str, Any]]] = {}
+        for number, stats in (*self._past.items(), *each):
+            by_worker.setdefault(number, []).append(stats)
+        return [add_up(by_worker[number]) for number in sorted(by_worker)]
 
     # ---- the loop -----------------------------------------------------------------
 
     def _supervise(self) -> Seat | None:
         while True:
+            self._start_metrics()
             seat = self._reconcile()
             if seat is not None:
                 return seat
@@ -220,6 +241,8 @@ class Supervisor:
             times.append(self._looked + interval)
         if self._spawn_after > now:
             times.append(self._spawn_after)
+        if (metrics := self._missing_metrics()) is not None:
+            times.append(metrics.starts_at)
         return max(0.0, min(times) - now) if times else None
 
     # ---- starting and stopping ----------------------------------------------------
@@ -229,14 +252,10 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         memory = new_memory()
         n_loops = 1 if self._uses_processes else self._n_workers
-        _flush()
-        # A signal that came to the child before it has its own handlers would be
-        # written into the wakeup socket, which it shares with us.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        worker = self._free_number()
         try:
-            pid = os.fork()
+            pid = self._fork()
         except OSError as error:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             ours.close()
             theirs.close()
             memory.close()
@@ -244,7 +263,8 @@ class Supervisor:
             return None
         if pid == 0:
             ours.close()
-            self._leave_to_parent()
+            if self._metrics is not None:
+                self._metrics.leave()
             return Seat(
                 control=theirs,
                 listeners=[replace(each, file=None) for each in self._listeners],
@@ -253,10 +273,63 @@ class Supervisor:
                 heartbeat_ms=self._heartbeat_ms(),
                 uses_processes=self._uses_processes,
             )
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         theirs.close()
-        self._adopt(Process(pid, ours, memory, n_loops))
+        self._adopt(Process(pid, ours, memory, n_loops, worker))
         return None
+
+    def _free_number(self) -> int:
+        """The first worker that no process serves as, or will go on to."""
+        taken = {
+            process.worker
+            for process in self._processes.values()
+            if not process.outdated and not process.is_stopping
+        }
+        return next(n for n in range(len(taken) + 1) if n not in taken)
+
+    def _fork(self) -> int:
+        """As ``os.fork()``; what is the supervisor's alone is not the child's.
+
+        Raises:
+            OSError: there can be no more processes.
+        """
+        _flush()
+        # A signal that came to the child before it has its own handlers would be
+        # written into the wakeup socket, which it shares with us.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            pid = os.fork()
+        except OSError:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            raise
+        if pid == 0:
+            self._leave_to_parent()
+        else:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        return pid
+
+    def _start_metrics(self) -> None:
+        """Start the process of the metrics endpoint, if there is to be one."""
+        metrics = self._missing_metrics()
+        if metrics is None or time.monotonic() < metrics.starts_at:
+            return
+        metrics.start(self._fork_for_metrics)
+        if metrics.control is not None:
+            self._selector.register(
+                metrics.control, selectors.EVENT_READ, metrics.answer
+            )
+
+    def _missing_metrics(self) -> MetricsProcess | None:
+        """The process of the metrics endpoint, if it does not run and is to."""
+        metrics = self._metrics
+        is_missing = metrics is not None and metrics.control is None
+        return metrics if is_missing and not self._is_stopping else None
+
+    def _fork_for_metrics(self) -> int:
+        pid = self._fork()
+        if pid == 0:
+            for listener in self._listeners:
+                listener.socket.close()
+        return pid
 
     def _leave_to_parent(self) -> None:
         """In a new child: let go of everything that is the supervisor's."""
@@ -321,11 +394,16 @@ class Supervisor:
         if not self._is_ready:
             self._is_ready = True
             self._spawn_after = 0.0
-            self._greet(self._listeners)
+            metrics = self._metrics
+            self._greet(self._listeners, metrics.listeners if metrics else [])
             if self._last_error:
                 say(self._last_error, logging.ERROR)
 
     def _reap(self) -> None:
+        metrics = self._metrics
+        if metrics is not None and metrics.control is not None and metrics.reap():
+            self._selector.unregister(metrics.control)
+            metrics.forget()
         for process in list(self._processes.values()):
             # A report that it left behind must be read first.
             pid, status = os.waitpid(process.pid, os.WNOHANG)
@@ -337,8 +415,9 @@ class Supervisor:
 
     def _on_death(self, process: Process, status: int) -> None:
         del self._processes[process.pid]
-        gone = [of_the_past(stats) for stats in process.stats()]
-        self._past = add_up([self._past, *gone])
+        for number, stats in process.stats_by_worker():
+            gone = of_the_past(stats)
+            self._past[number] = add_up([self._past.get(number, {}), gone])
         if process.control in self._selector.get_map():
             self._selector.unregister(process.control)
         process.close()
@@ -535,6 +614,8 @@ class Supervisor:
             end.close()
         for listener in self._listeners:
             listener.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
 
 def _do_nothing(_number: int, _frame: object) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import socket
 import threading
 import urllib.request
@@ -347,3 +348,204 @@ def test_command_line_names_the_option_of_an_address_in_use(
         )
         assert program.wait() == 1
     assert program.errors.endswith("choose another address with --metrics\n")
+
+
+# ---- with workers -----------------------------------------------------------------
+
+APP = """
+import os
+
+def hello(request):
+    if request.path == "/exit":
+        os._exit(1)
+    return f"{os.getpid()}"
+"""
+
+MODES = {"processes": "--processes=true", "threads": "--processes=false"}
+
+
+class Service:
+    """A program with two workers and a metrics endpoint."""
+
+    def __init__(self, start: Start, tmp_path: Path, *options: str) -> None:
+        (tmp_path / "app.py").write_text(APP)
+        self.program = start(
+            "-m", "fastbatch", "--port=0", "--workers=2", "--metrics=127.0.0.1:0",
+            *options, "app:hello",
+        )  # fmt: skip
+        url = self.program.wait_for(r"metrics at http://(\S+)/metrics\n")[1]
+        host, _, port = url.rpartition(":")
+        self.address = (host, int(port))
+
+    def ask(self, n: int = 1, path: str = "/") -> None:
+        for _ in range(n):
+            with Connection(self.program.address()) as client:
+                client.ask(path, "Connection: close")
+
+    def replies(self) -> list[float]:
+        """How many each worker has given."""
+        found = {
+            dict(labels)["worker"]: count
+            for (name, labels), count in scrape(self.address).items()
+            if name == "fastbatch_requests_total"
+        }
+        return [found.get(str(number), 0) for number in range(2)]
+
+    def end(self) -> None:
+        self.program.signal(signal.SIGTERM)
+        assert self.program.wait() == 0, self.program.errors
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_workers_are_shown_together(start: Start, tmp_path: Path, mode: str) -> None:
+    service = Service(start, tmp_path, MODES[mode])
+    service.ask(20)
+    assert sum(service.replies()) == 20
+    samples = scrape(service.address)
+    for worker in (0, 1):
+        assert value(samples, "open_connections", worker=worker) == 0
+        assert value(samples, "slots_in_use", worker=worker) == 0
+    service.end()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_counters_do_not_go_back_when_workers_are_replaced(
+    start: Start, tmp_path: Path, mode: str
+) -> None:
+    service = Service(start, tmp_path, MODES[mode])
+    service.ask(20)
+    before = service.replies()
+    service.program.signal(signal.SIGHUP)
+    service.program.wait_for("the workers are replaced")
+    after = service.replies()
+    assert all(now >= then for now, then in zip(after, before, strict=True))
+    service.ask(5)
+    assert sum(service.replies()) == 25
+    service.end()
+
+
+def test_counters_do_not_go_back_when_a_worker_dies(
+    start: Start, tmp_path: Path
+) -> None:
+    service = Service(start, tmp_path, MODES["processes"])
+    service.ask(20)
+    before = service.replies()
+    with Connection(service.program.address()) as client:
+        client.send(get("/exit"))
+        assert client.rest() == b""
+    service.program.wait_for("has died")
+    samples = scrape(service.address)
+    assert sum(value(samples, "slots_in_use", worker=n) for n in (0, 1)) == 0
+    assert sum(value(samples, "open_connections", worker=n) for n in (0, 1)) == 0
+    assert service.replies() == before
+    service.ask(5)
+    assert sum(service.replies()) == 25
+    service.end()
+
+
+def test_workers_that_come_and_go_keep_their_numbers(
+    start: Start, tmp_path: Path
+) -> None:
+    for mode in MODES.values():
+        service = Service(start, tmp_path, mode)
+        for number, line in [
+            (signal.SIGTTOU, "SIGTTOU: 1 worker"),
+            (signal.SIGTTIN, "SIGTTIN: 2 workers"),
+        ]:
+            service.program.signal(number)
+            service.program.wait_for(line)
+        helpers.wait_until(
+            lambda service=service: workers_of(scrape(service.address)) == {"0", "1"},
+            "two workers, and no third",
+        )
+        service.ask(20)
+        assert sum(service.replies()) == 20
+        service.end()
+
+
+def workers_of(samples: Samples) -> set[str]:
+    return {dict(labels)["worker"] for _name, labels in samples}
+
+
+def test_metrics_process_that_dies_is_started_again(
+    start: Start, tmp_path: Path
+) -> None:
+    service = Service(start, tmp_path, MODES["processes"])
+    service.ask(3)
+    [pid] = set(children(service.program.pid)) - set(
+        map(int, re.findall(r"process (\d+) is ready", both_ready(service)))
+    )
+    os.kill(pid, signal.SIGKILL)
+    service.program.wait_for(f"metrics process {pid} has died")
+    assert sum(service.replies()) == 3  # it waits in the kernel meanwhile
+    service.end()
+
+
+def both_ready(service: Service) -> str:
+    service.program.wait_for(r"(?s)is ready.*is ready")
+    return service.program.errors
+
+
+def children(pid: int) -> list[int]:
+    return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def test_all_processes_end_with_the_supervisor(start: Start, tmp_path: Path) -> None:
+    service = Service(start, tmp_path, MODES["processes"])
+    both_ready(service)
+    pids = children(service.program.pid)
+    assert len(pids) == 3
+    service.program.signal(signal.SIGKILL)
+    helpers.wait_until(
+        lambda: not any(is_running(pid) for pid in pids), "the end of all processes"
+    )
+    with pytest.raises(ConnectionRefusedError):
+        Connection(service.address)
+
+
+def is_running(pid: int) -> bool:
+    """Whether it is there, and no zombie that nobody has reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_metrics_of_workers_may_be_on_a_unix_socket(
+    start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "metrics.sock"
+    (tmp_path / "app.py").write_text(APP)
+    program = start(
+        "-m", "fastbatch", "--port=0", "--workers=2", "--processes=true",
+        f"--metrics=unix:{path}", "app:hello",
+    )  # fmt: skip
+    program.wait_for("metrics at")
+    assert workers_of(scrape(str(path)))
+    program.signal()
+    assert program.wait() == 0
+    assert not path.exists()
+
+
+def test_address_in_use_ends_a_supervisor(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = start(
+            "-m", "fastbatch", "--port=0", "--workers=2", "--processes=true",
+            f"--metrics=127.0.0.1:{port}", "app:hello",
+        )  # fmt: skip
+        assert program.wait() == 1
+    assert program.errors.endswith("choose another address with --metrics\n")
+
+
+def test_threads_of_a_server_are_workers_too(serve: Serve) -> None:
+    server = serve(answer, workers=2, metrics="127.0.0.1:0")
+    for _ in range(20):
+        with Connection(server) as client:
+            client.ask()
+    samples = scrape(server)
+    assert workers_of(samples) == {"0", "1"}
+    replies = [count for (name, _), count in samples.items() if "requests_t" in name]
+    assert sum(replies) == 20
