@@ -138,8 +138,8 @@ void fb_server_close(fb_server *server);
 /* Have the server stop; from any thread between open and close, any number of times. */
 void fb_server_stop(fb_server *server, fb_stop stop);
 
-/* Put into the stats what is counted elsewhere. The loop does it each time that it comes
- * round; any thread may. */
+/* Put into the stats what is counted elsewhere. The loop does it each time that it
+ * comes round; any thread may. */
 void fb_server_publish(fb_server *server);
 
 /* ---- for conn.c and listener.c --------------------------------------------------- */
