@@ -172,10 +172,12 @@ read_bytes(py_input *input, uint64_t most)
     if (n_in_window(input) >= len) {
         return take_from_window(input, len);
     }
+    /* Moved on at once: another thread may read the next bytes meanwhile. */
     uint64_t at = input->at;
+    input->at = at + len;
     PyObject *bytes = py_input_read_file(input->fd, at, len);
-    if (bytes != NULL) {
-        input->at = at + len;
+    if (bytes == NULL && input->at == at + len) {
+        input->at = at; /* as if nobody had asked */
     }
     return bytes;
 }
@@ -198,13 +200,13 @@ read_long_line(py_input *input, uint64_t most)
 {
     PyObject *line = PyBytes_FromStringAndSize(NULL, 0);
     bool ends = false;
-    while (line != NULL && !ends && most > 0) {
+    while (line != NULL && !ends && most > 0 && n_left(input) > 0) {
         if (move_window(input) < 0) {
             Py_CLEAR(line);
             break;
         }
         if (n_in_window(input) == 0) {
-            break; /* the end of the body; or another thread was here */
+            continue; /* another thread has read on, behind the window */
         }
         uint64_t len = line_in_window(input, most, &ends);
         PyObject *piece = take_from_window(input, len);
