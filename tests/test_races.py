@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import gc
 import itertools
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -428,7 +429,13 @@ def test_streams_may_be_read_and_closed_by_other_threads(
         assert set(reply.body.split()) <= {b"%d" % n}
 
     with Others(disturb) as others:
-        server = serve(app if is_wsgi else handler, **options(threads, access_log=log))
+        server = serve(
+            app if is_wsgi else handler,
+            # Lines that a logger gets are fetched by the loop, formed by any thread.
+            **options(
+                threads, access_log=log if is_wsgi else logging.getLogger("lines")
+            ),
+        )
         with again_and_again(*looking_at(server)):
             ask_all([server], check)
         server.stop()
@@ -459,6 +466,36 @@ def test_bodies_may_be_shared_by_replies_and_threads(
         with again_and_again(*looking_at(server)):
             ask_all([server], check)
         server.stop()
+
+
+@in_threads
+def test_counters_miss_nothing(serve: Serve, threads: int) -> None:
+    """Some of a large reply is sent by a handler's thread, and some by the loop."""
+    sizes: list[int] = []
+
+    def handler(request: fastbatch.Request) -> bytes:
+        return LARGE * (number_of(request) % 3)
+
+    def read() -> None:
+        for _ in range(N_BURSTS):
+            with Connection(server) as connection:
+                connection.send(b"".join(request_of(n) for n in range(BURST)))
+                for _ in range(BURST):
+                    connection.reply()
+                sizes.append(len(connection.received))
+
+    with again_and_again():
+        server = serve(handler, **options(threads))
+        with Others(read, N_CLIENTS) as clients:
+            for _ in range(N_CLIENTS):
+                clients.give()
+        server.stop()
+    stats = server.stats()
+    assert stats["bytes_sent"] == sum(sizes)
+    assert stats["requests"] == N_CLIENTS * N_BURSTS * BURST
+    assert stats["bytes_received"] == N_CLIENTS * N_BURSTS * sum(
+        len(request_of(n)) for n in range(BURST)
+    )
 
 
 # ---- servers ------------------------------------------------------------------------

@@ -663,10 +663,7 @@ abort_conn(fb_conn *conn)
     /* What was sent must not look complete, so not with an orderly close. */
     if (conn->state != FB_CONN_CLOSING && conn->uv.handle.type == UV_TCP) {
         struct linger linger = {.l_onoff = 1, .l_linger = 0};
-        uv_os_fd_t fd;
-        if (uv_fileno(&conn->uv.handle, &fd) == 0) {
-            setsockopt(fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
-        }
+        setsockopt(conn->fd, SOL_SOCKET, SO_LINGER, &linger, sizeof(linger));
     }
     fb_conn_close(conn);
 }
@@ -934,9 +931,8 @@ fb_conn_has_sent_all(const fb_conn *conn)
 int
 fb_conn_fd(const fb_conn *conn)
 {
-    uv_os_fd_t fd;
-    bool has_fd = conn->state != FB_CONN_CLOSING;
-    return has_fd && uv_fileno(&conn->uv.handle, &fd) == 0 ? fd : -1;
+    /* Of the handle nothing is read: the loop changes it at any time. */
+    return conn->state != FB_CONN_CLOSING ? conn->fd : -1;
 }
 
 /* ---- after the replies ----------------------------------------------------------- */
@@ -1361,6 +1357,7 @@ fb_conn_open(const fb_listener *listener, int fd, const struct sockaddr *peer)
     conn->awaits_proxy = server->speaks_proxy;
     int error = listener->is_tcp ? open_tcp(conn, fd) : open_pipe(conn, fd);
     conn->uv.handle.data = conn;
+    conn->fd = fd;
     start_wait(conn, wait_of(conn));
     if (error != 0) {
         close(fd); /* not libuv's yet */

@@ -73,6 +73,7 @@ typedef struct fb_conn {
     fb_executor *executor; /* of a handler thread, which has its slots; or NULL */
     struct fb_conn *prev;  /* in server->conns */
     struct fb_conn *next;  /* there, or in the pool */
+    int fd;                /* the handle's: the socket */
     fb_conn_state state;
     fb_wait wait;
     uint32_t n_slots;    /* of the collecting batch, or of the one being dispatched */
@@ -135,7 +136,7 @@ size_t fb_conn_unsent(const fb_conn *conn);
  */
 bool fb_conn_has_sent_all(const fb_conn *conn);
 
-/* Returns the socket, or -1 when it is closed. */
+/* Returns the socket, or -1 when it is closed. From any thread that has the slots. */
 int fb_conn_fd(const fb_conn *conn);
 
 /* Its slots wait for a handler thread: until they are answered nothing more is read. */
