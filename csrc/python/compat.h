@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What CPython 3.11 and 3.12 lack of the public interface that 3.13 has.
+ * What CPython 3.11 and 3.12 lack of the public interface that 3.13 has, and what no
+ * CPython has.
  */
 #ifndef FB_PYTHON_COMPAT_H
 #define FB_PYTHON_COMPAT_H
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 
 #ifndef Py_BEGIN_CRITICAL_SECTION
 /* Before 3.13 the GIL makes every getter a critical section already. */
@@ -54,5 +57,28 @@ PyErr_SetRaisedException(PyObject *raised)
     PyErr_Restore(Py_NewRef(Py_TYPE(raised)), raised, PyException_GetTraceback(raised));
 }
 #endif
+
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define PY_IS_WATCHED 1
+#endif
+#endif
+
+/* Returns whether there is one reference to object, the caller's; then the caller also
+ * sees whatever other threads did to it, in its critical section, before they let go of
+ * theirs. Of what has weak references that may be wrong. */
+static inline bool
+py_is_ours_alone(PyObject *object)
+{
+    if (Py_REFCNT(object) != 1) {
+        return false;
+    }
+    atomic_thread_fence(memory_order_acquire);
+#ifdef PY_IS_WATCHED /* ThreadSanitizer knows nothing of fences */
+    Py_BEGIN_CRITICAL_SECTION(object);
+    Py_END_CRITICAL_SECTION();
+#endif
+    return true;
+}
 
 #endif

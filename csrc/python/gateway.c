@@ -405,9 +405,7 @@ take_start(py_gateway *self)
 static void
 give_start(py_gateway *self, py_start *start)
 {
-    if (start != NULL && self->start == NULL && Py_REFCNT(start) == 1) {
-        /* After whatever another thread did before it let go of it. */
-        atomic_thread_fence(memory_order_acquire);
+    if (start != NULL && self->start == NULL && py_is_ours_alone((PyObject *)start)) {
         py_start_reset(start);
         self->start = start;
     } else if (start != NULL) {

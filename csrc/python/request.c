@@ -91,9 +91,7 @@ copy_message(py_request *request)
 bool
 py_request_part(py_request *request)
 {
-    if (Py_REFCNT(request) == 1) {
-        /* After whatever another thread did before it let go of the Request. */
-        atomic_thread_fence(memory_order_acquire);
+    if (py_is_ours_alone((PyObject *)request)) {
         forget_values(request);
         request->slot = NULL;
         request->req = NULL;

@@ -228,13 +228,15 @@ set_head(const py_state *state, py_start *start, PyObject *status, PyObject *fie
         return -1;
     }
     start->is_called = true;
-    start->has_head = start->is_sealed;
     py_head_init(&head);
     int error = -1;
     /* The fields first: they may need more room for what is kept. */
     if (take_fields(state, &head, fields) == 0 &&
         take_status(state, &head, status) == 0) {
         error = replace_head(state, start, &head, exc_info);
+    }
+    if (error < 0) {
+        start->has_head = start->is_sealed; /* not the one before, if there was one */
     }
     py_head_reset(&head);
     return error;
