@@ -1,6 +1,66 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The module's state: every object that its types share. Made by exec, read-only after.
+ *
+ * What threads share. The module needs no GIL: it says so, and importing it leaves the
+ * GIL off. Nothing at file scope is mutable, and this is all that more than one thread
+ * may touch, with the rule that makes it safe on a free-threaded Python:
+ *
+ *   immutable    it is complete before a second thread can see it, and never changes
+ *   owned        one thread alone has it; the hand-over to another orders the two
+ *   locked       changed and looked at under that lock alone
+ *   atomic       each access is one
+ *
+ *   py_state, its objects, its types     immutable once exec has returned
+ *   the options of a server: limits,     immutable once fb_server_open has returned
+ *     trust, server_value, temp_dir,
+ *     listeners, access->form's format
+ *   fb_server: its loop, its lists,      owned by the thread of serve(); others call
+ *     the collecting batch, timers         fb_server_stop: an atomic and a wake-up
+ *   fb_stats, fb_heap                    atomic; those that handler threads count, too,
+ *                                          are added to by one operation
+ *   fb_conn, its exchange and outs       owned by the loop; from the hand-over of its
+ *                                          slots until they are taken back locked by
+ *                                          the lock of its executor
+ *   fb_conn->fd                          immutable
+ *   fb_slot: what was asked              immutable from the hand-over to the end of the
+ *                                          dispatch
+ *   fb_slot: how it was answered         locked by the lock of its executor
+ *   fb_executor                          owned by the thread that dispatches; what says
+ *                                          "under lock" is locked by its lock;
+ *                                          is_slow is atomic
+ *   fb_pool, fb_hand, jobs               as each says: owned by the loop, or locked by
+ *                                          the lock of the pool
+ *   fb_flusher                           is_ending is locked by the lock of the loop's
+ *                                          executor; the rest is owned by the loop
+ *   fb_access, fb_held                   locked by its lock; a held line is owned by
+ *                                          whoever has its body
+ *   fb_log_file                          as each says: owned by the loop, owned by its
+ *                                          thread, locked by its lock, or atomic
+ *   py_server: is_serving, is_closed     locked: its critical section
+ *   py_server: raised, released          atomic
+ *   py_server: the rest                  immutable, or owned by the thread of serve()
+ *   py_executor, py_gateway with its     owned by the thread that dispatches: each
+ *     caches (names, peers, start)         handler thread has its own
+ *   py_body                              owned by its out, with the connection's; while
+ *                                          it is BUSY by the thread that has its job
+ *   Request, its slot or its copy        locked: its critical section; the thread of
+ *                                          the dispatch shows it another slot when it
+ *                                          has the only reference
+ *   Headers                              immutable; the fields are those of its
+ *                                          Request, and locked with it
+ *   Batch                                owned by the thread of the dispatch: to others
+ *                                          it is empty, and so it is afterwards; thread
+ *                                          is atomic, and read before anything else
+ *   StartResponse: the head              locked: its critical section; immutable once
+ *                                          it is sealed
+ *   StartResponse: what write() needs    owned as Batch
+ *   Input                                locked: its critical section, which is left
+ *                                          while a file is read
+ *   libuv: what it has at file scope     its own: once-only, atomic or locked
+ *
+ * A critical section is left wherever its thread may wait or let the collector run, so
+ * what was read of an object before such a call is read anew behind it.
  */
 #ifndef FB_PYTHON_STATE_H
 #define FB_PYTHON_STATE_H
