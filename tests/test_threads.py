@@ -1,12 +1,15 @@
 """Several servers in a process, requests in several threads, and no GIL."""
 
+import dataclasses
+import json
 import queue
 import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import gates
@@ -14,6 +17,7 @@ import helpers
 import pytest
 from conftest import Serve, Start
 from helpers import Connection, get
+from wsgi_helpers import OK, Environ, StartResponse
 
 import fastbatch
 
@@ -46,12 +50,64 @@ def test_import_does_not_turn_the_gil_on(start: Start, module: str) -> None:
     assert "GIL: False" in program.output
 
 
+def plain(_request: fastbatch.Request) -> str:
+    return str(is_gil_enabled())
+
+
+def streaming(_request: fastbatch.Request) -> tuple[int, Iterator[bytes]]:
+    return 200, (str(is_gil_enabled()).encode() for _ in range(1))
+
+
+def wsgi(_environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+    write = start_response(OK, [])
+    write(str(is_gil_enabled()).encode()[:1])
+    return (str(is_gil_enabled()).encode()[1:] for _ in range(1))
+
+
 @free_threaded
-def test_serving_does_not_turn_the_gil_on(serve: Serve) -> None:
-    server = serve(lambda _request: str(is_gil_enabled()))
-    assert helpers.get_url(server).body == b"False"
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("handler", [plain, streaming, wsgi])
+def test_serving_does_not_turn_the_gil_on(
+    serve: Serve, tmp_path: Path, handler: Callable[..., Any], threads: int
+) -> None:
+    log = str(tmp_path / "access.log")
+    server = serve(handler, threads=threads, access_log=log)
+    with Connection(server) as connection:
+        for _ in range(10):
+            assert connection.ask().body == b"False"
     server.stop()
     assert not is_gil_enabled()
+
+
+PROGRAM = """\
+import fastbatch, json, sys, test_threads
+
+options = json.loads(sys.argv[1])
+fastbatch.run(test_threads.plain, bind="127.0.0.1:0", **options)
+print("GIL:", sys._is_gil_enabled())
+"""
+
+# What run() may do besides serving on the main thread, if it can.
+OPTIONS: list[dict[str, Any]] = [{}, {"threads": 2}]
+if "workers" in {field.name for field in dataclasses.fields(fastbatch.Options)}:
+    OPTIONS += [
+        {"workers": 2, "processes": False},
+        {"workers": 2, "processes": False, "threads": 2},
+        {"workers": 2, "processes": True},
+    ]
+
+
+@free_threaded
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_run_does_not_turn_the_gil_on(start: Start, options: dict[str, Any]) -> None:
+    program = start("-W", "error", "-c", PROGRAM, json.dumps(options))
+    address = program.address()
+    for _ in range(10):
+        with Connection(address) as connection:
+            assert connection.ask().body == b"False"
+    program.signal()
+    assert program.wait() == 0, program.errors
+    assert "GIL: False" in program.output
 
 
 def is_gil_enabled() -> bool:
