@@ -5,7 +5,8 @@ Environment variables for other builds than the one to be used:
 
     FASTBATCH_DEBUG=1                       assertions, no optimisation
     FASTBATCH_COVERAGE=1                    the same, and lines are counted for gcov
-    FASTBATCH_SANITIZE=address,undefined    assertions, and what -fsanitize= is to be
+    FASTBATCH_SANITIZE=address,undefined    assertions, and what -fsanitize= is to be;
+                                            thread: for a Python that has it, too
     FASTBATCH_FAULTS=1                      assertions, and calls that fail when told to
     FASTBATCH_WERROR=1                      a warning in our C is an error
 """
