@@ -84,6 +84,31 @@ try_file(const py_gateway *self, py_executor *executor, fb_slot *slot, py_start 
     return error < 0 ? -1 : 1;
 }
 
+/* ---- contexts -------------------------------------------------------------------- */
+
+/* An exception that is set stays set. */
+static void
+enter_context(py_result *r)
+{
+    if (!r->is_inside) {
+        PyObject *raised = PyErr_GetRaisedException();
+        r->is_inside = PyContext_Enter(r->context) == 0;
+        PyErr_Clear();
+        PyErr_SetRaisedException(raised);
+    }
+}
+
+/* Before a stream is handed on: from then on another thread may run it, and that in the
+ * same context. */
+static void
+leave_context(const py_state *state, py_result *r)
+{
+    if (r->is_inside) {
+        r->is_inside = false;
+        py_leave_context(state, r->context);
+    }
+}
+
 /* ---- sending --------------------------------------------------------------------- */
 
 /* More than Content-Length promises is not sent; the log says so. */
@@ -152,6 +177,7 @@ send_stream(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
         .stream = &stream,
         .closes = r->object,
     };
+    leave_context(executor->server->state, r);
     int error = py_reply_send(executor, slot, &reply);
     r->is_handed_on = reply.is_given;
     return error;
@@ -215,6 +241,7 @@ send_later(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
         return -1;
     }
     r->is_handed_on = true;
+    leave_context(executor->server->state, r);
     put_body(executor, slot, body);
     finish_slot(executor, slot, stream.asked.keep_alive);
     return 0;
@@ -271,6 +298,7 @@ send_rest(py_executor *executor, fb_slot *slot, py_start *start, py_result *r)
         return -1;
     }
     r->is_handed_on = true;
+    leave_context(executor->server->state, r);
     put_body(executor, slot, body);
     finish_slot(executor, slot, start->keep_alive);
     return 0;
@@ -421,6 +449,7 @@ answer_in_context(py_gateway *self, py_executor *executor, size_t i, py_start *s
     r->object = call_application(self, executor, slot, start);
     int error = r->object != NULL ? answer_with(self, executor, slot, start, r) : -1;
     if (error < 0) {
+        enter_context(r);
         error = fail_slot(self, executor, i, start);
     }
     close_result(executor, slot, r);
@@ -436,8 +465,9 @@ answer_slot(py_gateway *self, py_executor *executor, size_t i)
     py_start *start = take_start(self);
     py_result r = {.context = start != NULL ? PyContext_CopyCurrent() : NULL};
     if (r.context != NULL && PyContext_Enter(r.context) == 0) {
+        r.is_inside = true;
         error = answer_in_context(self, executor, i, start, &r);
-        py_leave_context(self->state, r.context);
+        leave_context(self->state, &r);
     } else {
         error = fail_slot(self, executor, i, NULL);
     }

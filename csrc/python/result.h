@@ -10,7 +10,7 @@
 
 #include <stdbool.h>
 
-/* All zero but for object and context is one that is not read yet. */
+/* All zero but for object and its context is one that is not read yet. */
 typedef struct py_result {
     PyObject *object;   /* what was returned; NULL: nothing, it raised */
     PyObject *iterator; /* of what is no list; or NULL */
@@ -19,6 +19,7 @@ typedef struct py_result {
     bool is_whole;     /* nothing comes behind body */
     bool is_handed_on; /* a body of the connection calls close() of object */
     PyObject *context; /* of contextvars: what it runs in */
+    bool is_inside;    /* context is entered */
 } py_result;
 
 /* Let go of all. */
