@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import json
 import logging
 import os
@@ -39,6 +38,8 @@ def work(seat: Seat, make_server: Callable[[], Server], graceful_timeout: float)
     Raises:
         BaseException: what the handler raised that is no ``Exception``.
     """
+    import faulthandler  # not at the top: a subinterpreter may not import it
+
     if not faulthandler.is_enabled() and sys.stderr is not None:
         # So that a worker that is ended with SIGABRT says where it was stuck.
         with contextlib.suppress(OSError, ValueError, RuntimeError):
