@@ -1150,8 +1150,6 @@ def test_one_short_round_of_the_mixed_load(tmp_path: Path) -> None:
 @needs_wrk
 @pytest.mark.usefixtures("fastbatch")
 def test_one_short_round_with_one_worker(tmp_path: Path) -> None:
-    if "workers" not in ask_about(sys.executable)["options"]:
-        pytest.skip("this fastbatch has no workers")
     found = run_scale(tmp_path, "--part", "workers", "--workers", "1")
     assert {result["app"] for result in found["results"]} == scale.APPS.keys()
     burnt = [r for r in found["results"] if r["app"] == scale.CPU_BOUND]
