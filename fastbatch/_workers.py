@@ -52,7 +52,9 @@ class Workers:
         self._handle = handle
         self._n_threads = n_threads
         self._name = name
-        self._lock = threading.Lock()  # for what follows, down to _stopping
+        # For what follows, down to _stopping. A signal handler calls stop(), and may
+        # have interrupted whoever holds the lock.
+        self._lock = threading.RLock()
         self._loops: list[_Loop] = []
         self._leaving: list[_Loop] = []  # taken away, and answering what has arrived
         self._past: list[dict[str, Any]] = []  # the counters of those that have left

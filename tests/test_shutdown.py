@@ -413,6 +413,22 @@ fastbatch.run = in_thread
     assert process.output == "previous handler\ninterrupted\nreturned\nrestored\n"
 
 
+def test_stop_may_interrupt_whoever_looks_at_the_workers(serve: Serve) -> None:
+    """A signal handler does, on the main thread: it has to get the lock, too."""
+    server = serve(lambda _request: "x")
+    workers = server._workers
+    assert workers is not None
+
+    def interrupt() -> None:
+        with workers._lock:
+            workers.stop()
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    thread.join(helpers.TIMEOUT)
+    assert not thread.is_alive()
+
+
 def test_many_signals_at_once_end_it(start: Start, tmp_path: Path) -> None:
     process = start(program(tmp_path))
     process.address()
