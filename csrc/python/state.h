@@ -38,6 +38,8 @@
  *   fb_log_file                          as each says: owned by the loop, owned by its
  *                                          thread, locked by its lock, or atomic
  *   py_server: is_serving, is_closed     locked: its critical section
+ *   py_server: is_abandoned              owned by the thread of serve(), which others
+ *                                          join before they look
  *   py_server: raised, released          atomic
  *   py_server: the rest                  immutable, or owned by the thread of serve()
  *   py_executor, py_gateway with its     owned by the thread that dispatches: each
