@@ -39,7 +39,8 @@ from fastbatch._config import (
     Switch,
 )
 
-# Of these any value may go into a server: none is of a file that it would make.
+# Of these any value may go into a server: none is of a file that it would make. But
+# reload is for the command line alone.
 HARMLESS = (FieldValue, Integer, OneOf, Peers, RootPath, Seconds, Switch)
 
 # Of one value; or of one that is right, but not without another option.
@@ -169,7 +170,7 @@ def check_taken(options: Options) -> None:
         **{
             option.name: getattr(options, option.name)
             for option in OPTIONS
-            if isinstance(option.rule, HARMLESS)
+            if isinstance(option.rule, HARMLESS) and option.name != "reload"
         },
         bind="127.0.0.1:0",
     )

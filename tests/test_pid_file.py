@@ -186,7 +186,7 @@ def public() -> Iterator[Path]:
 def why_not_nobody(path: Path) -> str:
     """Why a user with no rights cannot write the file."""
     return subprocess.check_output(
-        [sys.executable, "-c", AS_NOBODY, path],
+        [sys.executable, "-P", "-c", AS_NOBODY, path],
         env=helpers.clean_environment(),
         text=True,
     ).strip()
@@ -243,7 +243,7 @@ sys.exit(not os.path.exists(sys.argv[1]))
 
 
 def test_a_child_does_not_remove_it(path: Path) -> None:
-    command = [sys.executable, "-c", FORKING, path]
+    command = [sys.executable, "-P", "-c", FORKING, path]
     subprocess.run(command, env=helpers.clean_environment(), check=True)
 
 
@@ -411,7 +411,7 @@ def compete(path: Path, count: int) -> list[str]:
     """What ``count`` servers say that want the same file at the same time."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", COMPETITOR, path],
+            [sys.executable, "-P", "-c", COMPETITOR, path],
             env=helpers.clean_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

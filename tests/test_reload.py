@@ -322,7 +322,7 @@ def supervisor(
     pytest.importorskip("watchdog")
     (elsewhere / "shared.py").write_text(GOOD)
     with subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, elsewhere],
+        [sys.executable, "-P", "-c", SUPERVISOR, elsewhere],
         cwd=folder,
         env=helpers.clean_environment(),
         stdin=subprocess.PIPE,
@@ -594,5 +594,5 @@ def test_of_all_modules_of_this_process(folder: Path) -> None:
 
 def test_importing_fastbatch_does_not_need_watchdog() -> None:
     program = "import sys, fastbatch; sys.exit('watchdog' in sys.modules)"
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-P", "-c", program]
     subprocess.run(command, env=helpers.clean_environment(), check=True)
