@@ -3,6 +3,7 @@
 import logging
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -432,6 +433,32 @@ def test_handler_may_stop_its_server(serve: Serve) -> None:
     with Connection(server) as connection:
         assert connection.ask().body == b"bye"
     server.stop()
+
+
+# ---- clients that leave --------------------------------------------------------------
+
+
+def test_client_that_resets_as_its_request_is_read_hurts_nobody(serve: Serve) -> None:
+    def handler(request: fastbatch.Request) -> str:
+        time.sleep(0.01)
+        return request.path
+
+    server = serve(handler, threads=2)
+    # It fills the buffer, so that the loop reads on at once, and finds the reset.
+    ask = get("/left", "X-Long: ")
+    ask = ask.replace(b"X-Long: ", b"X-Long: " + b"x" * (4096 - len(ask)))
+    for i in range(20):
+        for _ in range(8):
+            with socket.create_connection(server.address) as client:
+                reset_at_close(client)
+                client.sendall(ask)
+        with Connection(server) as connection:
+            assert connection.ask(f"/{i}").body == f"/{i}".encode()
+    gates.wait_until_gone(server)
+
+
+def reset_at_close(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 # ---- streams and WSGI --------------------------------------------------------------

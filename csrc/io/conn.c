@@ -1237,6 +1237,17 @@ close_handle(fb_conn *conn)
     uv_close(&conn->uv.handle, on_closed);
 }
 
+/* Nobody has its slots yet, and handler threads would have them for longer than it is
+ * there. On the loop they are answered before it is closed. */
+static void
+forget_slots(fb_conn *conn)
+{
+    if (conn->n_slots > 0 && fb_server_has_threads(conn->server)) {
+        fb_server_drop_slots(conn->server, conn);
+        conn->n_slots = 0;
+    }
+}
+
 void
 fb_conn_close(fb_conn *conn)
 {
@@ -1251,6 +1262,7 @@ fb_conn_close(fb_conn *conn)
     if (conn->executor == NULL) {
         conn->is_reading = false;
         set_state(conn, FB_CONN_CLOSING);
+        forget_slots(conn);
         close_handle(conn);
         return;
     }
