@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import gates
@@ -511,6 +512,86 @@ def test_streams_are_closed_once_when_clients_leave(serve: Serve) -> None:
     assert len(closed) == len({id(each) for each in closed}) == 10
 
 
+def test_what_close_of_a_stream_raises_may_stop_the_server(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Closes:
+        def __init__(self) -> None:
+            self._items = iter([b"one", b"two"])
+
+        def __iter__(self) -> Iterator[bytes]:
+            return self
+
+        def __next__(self) -> bytes:
+            return next(self._items)
+
+        def close(self) -> None:
+            raise SystemExit
+
+    server = fastbatch.Server(
+        lambda _request: (200, Closes()), bind="127.0.0.1:0", threads=1
+    ).start()
+    with Connection(server) as connection:
+        assert connection.ask().body == b"onetwo"
+        assert connection.is_closed()  # without another request
+    with pytest.raises(SystemExit):
+        server.stop()
+    caplog.clear()
+
+
+def test_stream_that_is_asked_for_more_as_its_client_is_sent_away_has_one_line(
+    serve: Serve, tmp_path: Path
+) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        yield b"first"
+        asked.set()
+        assert go.wait(helpers.TIMEOUT)
+        yield b"second"
+
+    log = tmp_path / "access.log"
+    server = serve(lambda _request: (200, slow()), threads=1, access_log=str(log))
+    with Connection(server) as connection:
+        connection.send(get("/slow"))
+        assert asked.wait(helpers.TIMEOUT)
+        stopper = threading.Thread(target=server.stop, args=(True,))
+        stopper.start()
+        with pytest.raises(ConnectionResetError):
+            connection.rest()
+        go.set()
+        stopper.join(helpers.TIMEOUT)
+    assert log.read_text().count('"GET /slow HTTP/1.1" 200 ') == 1
+
+
+def test_the_log_does_not_wait_for_a_stream_whose_first_item_is_late(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def slow() -> Iterator[bytes]:
+        yield b""
+        time.sleep(0.01)  # after which the first item that has bytes is not awaited
+        yield b""
+        assert go.wait(helpers.TIMEOUT)
+        yield b"late"
+
+    def either(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        start_response("200 OK", [])
+        return slow() if environ["PATH_INFO"] == "/slow" else [b"plain"]
+
+    lines = keep_log(monkeypatch)
+    logger = logging.getLogger("test.access")
+    server = serve(either, threads=2, access_log=logger)
+    with Connection(server) as connection:
+        # One thread has the line to write and the stream to go on with.
+        connection.send(get("/plain") + get("/slow"))
+        helpers.wait_until(lambda: len(lines) == 1, "logging")
+        go.set()
+        assert connection.reply().body == b"plain"
+        assert connection.reply().body == b"late"
+
+
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
     write = start_response("200 OK", [("Content-Type", "text/plain")])
     if environ["PATH_INFO"] == "/write":
@@ -616,6 +697,39 @@ fastbatch.run(handler, port=0, threads=2)
         assert "KeyboardInterrupt" in program.errors
 
 
+def test_handler_that_was_not_waited_for_may_return_later(start: Start) -> None:
+    code = """
+import gc, itertools, threading, time, fastbatch
+go = threading.Event()
+def handler(request):
+    if request.path == "/stream":
+        return 200, itertools.repeat(b"x" * 100_000)
+    print("blocked", flush=True)
+    go.wait()
+    return "late"
+try:
+    fastbatch.run(handler, port=0, threads=2)
+except KeyboardInterrupt:
+    go.set()
+while threading.active_count() > 1:
+    time.sleep(0.01)
+gc.collect()
+print("all are gone", flush=True)
+"""
+    program = start("-c", code)
+    address = program.address()
+    with Connection(address) as stream, Connection(address) as blocked:
+        stream.send(get("/stream"))
+        assert stream.socket.recv(100)
+        blocked.send(get())
+        program.wait_for("blocked")
+        program.signal()
+        program.wait_for("SIGINT")
+        program.signal()
+        program.wait_for("all are gone")
+        assert program.wait() == 0
+
+
 def test_server_with_threads_leaves_no_thread_behind() -> None:
     before = threading.active_count()
     for _ in range(5):
@@ -624,9 +738,8 @@ def test_server_with_threads_leaves_no_thread_behind() -> None:
     assert threading.active_count() == before
 
 
-def test_the_log_of_a_logger_is_written_by_a_thread(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def keep_log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Have the logger "test.access" keep its lines, with the thread of each."""
     lines: list[str] = []
 
     class Keep(logging.Handler):
@@ -637,6 +750,14 @@ def test_the_log_of_a_logger_is_written_by_a_thread(
     monkeypatch.setattr(logger, "handlers", [Keep()])
     monkeypatch.setattr(logger, "propagate", False)
     logger.setLevel(logging.INFO)
+    return lines
+
+
+def test_the_log_of_a_logger_is_written_by_a_thread(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = keep_log(monkeypatch)
+    logger = logging.getLogger("test.access")
     server = serve(lambda _request: "x", threads=1, access_log=logger)
     helpers.get_url(server)
     helpers.wait_until(lambda: len(lines) == 1, "logging")

@@ -65,10 +65,9 @@ fb_pool_join(fb_pool *pool)
 }
 
 void
-fb_pool_leave(fb_pool *pool, fb_executor *executor)
+fb_pool_leave(fb_pool *pool)
 {
     uv_mutex_lock(&pool->lock);
-    hand_of(executor)->is_there = false;
     pool->n_there--;
     uv_cond_signal(&pool->is_left);
     uv_mutex_unlock(&pool->lock);
@@ -93,20 +92,21 @@ wake_one(const fb_pool *pool)
 static bool
 find_work(fb_pool *pool, fb_hand *hand, fb_work *work, fb_job **job)
 {
+    bool is_own = true;
+    *job = NULL;
     if (hand->has_batch) {
         hand->has_batch = false;
         *work = FB_WORK_BATCH;
-        if (pool->jobs.first != NULL) {
-            wake_one(pool); /* it may have been this one that was woken for them */
-        }
-        return true;
+    } else {
+        *job = pop_job(&hand->jobs);
+        is_own = *job != NULL;
+        *job = is_own ? *job : pop_job(&pool->jobs);
+        *work = *job != NULL ? FB_WORK_JOB : FB_WORK_END;
     }
-    *job = pop_job(&hand->jobs);
-    if (*job == NULL) {
-        *job = pop_job(&pool->jobs);
+    if (is_own && pool->jobs.first != NULL) {
+        wake_one(pool); /* it may have been this one that was woken for them */
     }
-    *work = *job != NULL ? FB_WORK_JOB : FB_WORK_END;
-    return *job != NULL || pool->is_ending;
+    return *work != FB_WORK_END || pool->is_ending;
 }
 
 fb_work
@@ -120,7 +120,8 @@ fb_pool_wait(fb_pool *pool, fb_executor *executor, fb_job **job)
         uv_cond_wait(&hand->is_wanted, &pool->lock);
         hand->is_waiting = false;
     }
-    hand->is_working = true;
+    hand->is_working = work != FB_WORK_END;
+    hand->is_there = work != FB_WORK_END; /* it takes no job any more */
     uv_mutex_unlock(&pool->lock);
     return work;
 }
@@ -210,7 +211,8 @@ fb_pool_is_busy(fb_pool *pool)
     if (pool->n_hands > 0) {
         uv_mutex_lock(&pool->lock);
         for (size_t i = 0; i < pool->n_hands; i++) {
-            is_busy = is_busy || pool->hands[i]->is_working;
+            const fb_hand *hand = pool->hands[i];
+            is_busy = is_busy || hand->is_working || hand->has_batch;
         }
         uv_mutex_unlock(&pool->lock);
     }
@@ -222,13 +224,14 @@ fb_pool_is_busy(fb_pool *pool)
 bool
 fb_pool_submit(fb_pool *pool, fb_executor *executor, fb_job *job)
 {
+    fb_hand *hand = executor != NULL ? hand_of(executor) : NULL;
     uv_mutex_lock(&pool->lock);
-    bool is_taken = pool->has_handles;
+    bool is_taken =
+        pool->has_handles && (hand != NULL ? hand->is_there : pool->n_there > 0);
     if (is_taken) {
         pool->n_jobs++;
     }
-    if (is_taken && executor != NULL) {
-        fb_hand *hand = hand_of(executor);
+    if (is_taken && hand != NULL) {
         push_job(&hand->jobs, job);
         uv_cond_signal(&hand->is_wanted);
     } else if (is_taken) {
@@ -311,7 +314,8 @@ share_collected(fb_pool *pool)
     fb_batch_drop_first(batch, from);
 }
 
-/* Share out what a slow dispatch has not begun; somebody is idle. */
+/* Share out what a slow dispatch has not begun, if somebody is idle. Its own lock comes
+ * first: who holds that may let go of a body, which is a job. */
 static void
 share_unbegun(fb_pool *pool, fb_executor *slow)
 {
@@ -319,7 +323,9 @@ share_unbegun(fb_pool *pool, fb_executor *slow)
     fb_hand *hand;
     fb_batch *batch = slow->batch;
     fb_executor_lock(slow);
-    if (slow->is_dispatching && slow->n_claimed > 0) {
+    uv_mutex_lock(&pool->lock);
+    bool is_idle = find_idle(pool, &n_idle) != NULL;
+    if (is_idle && slow->is_dispatching && slow->n_claimed > 0) {
         size_t first = end_of_part(batch, slow->n_claimed - 1, 1);
         size_t from = first;
         while (from < batch->n_slots && (hand = find_idle(pool, &n_idle)) != NULL) {
@@ -330,6 +336,7 @@ share_unbegun(fb_pool *pool, fb_executor *slow)
         }
         batch->n_slots = first; /* the last that was idle has taken the rest */
     }
+    uv_mutex_unlock(&pool->lock);
     fb_executor_unlock(slow);
 }
 
@@ -356,17 +363,15 @@ start_watch(fb_pool *pool)
 void
 fb_pool_share(fb_pool *pool)
 {
-    size_t n_idle;
     uv_mutex_lock(&pool->lock);
     share_collected(pool);
     start_watch(pool);
+    uv_mutex_unlock(&pool->lock);
     for (size_t i = 0; i < pool->n_hands; i++) {
-        fb_executor *executor = &pool->hands[i]->executor;
-        if (is_slow(executor) && find_idle(pool, &n_idle) != NULL) {
-            share_unbegun(pool, executor);
+        if (is_slow(&pool->hands[i]->executor)) {
+            share_unbegun(pool, &pool->hands[i]->executor);
         }
     }
-    uv_mutex_unlock(&pool->lock);
     fb_server_queue(pool->server);
 }
 

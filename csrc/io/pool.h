@@ -17,8 +17,8 @@
  * that its handler ran on, for it may use what is local to that; whoever has streams is
  * the last to be given a batch.
  *
- * The lock guards what the threads wait for. It is never held while an executor's is
- * awaited but by the loop, and never by the loop while it runs callbacks.
+ * The lock guards what the threads wait for. It is taken after that of an executor,
+ * never before it, and the loop does not hold it while it runs callbacks.
  */
 #ifndef FB_IO_POOL_H
 #define FB_IO_POOL_H
@@ -93,7 +93,8 @@ void fb_pool_close(fb_pool *pool);
 /* A thread has come. Returns the executor that is its own from now on, or NULL: there
  * are threads enough, or they are to go. */
 fb_executor *fb_pool_join(fb_pool *pool);
-void fb_pool_leave(fb_pool *pool, fb_executor *executor);
+/* One that was told to go has let go of everything. */
+void fb_pool_leave(fb_pool *pool);
 
 /* Wait for something to do; *job is set with FB_WORK_JOB. */
 fb_work fb_pool_wait(fb_pool *pool, fb_executor *executor, fb_job **job);
@@ -103,7 +104,8 @@ void fb_pool_give_back(fb_pool *pool, fb_executor *executor);
 void fb_pool_finish(fb_pool *pool, fb_executor *executor, fb_job *job);
 
 /* Have the thread of executor run job, or any if that is NULL. From any thread. Returns
- * false when the loop has ended, or is about to: job is not run then. */
+ * false when that has gone, or the loop has ended or is about to: job is not run then.
+ */
 bool fb_pool_submit(fb_pool *pool, fb_executor *executor, fb_job *job);
 
 /* Something of a dispatch was answered: if that is slow, have the loop see to it. */

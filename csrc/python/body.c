@@ -49,11 +49,21 @@ body_of(fb_job *job)
     return (py_body *)(void *)((char *)job - offsetof(py_body, job));
 }
 
+/* What close() or a stream raised may be kept, to end the server. */
+static void
+stop_if_raised(py_server *server)
+{
+    if (atomic_load(&server->raised) != NULL) {
+        fb_server_stop(server->server, FB_STOP_GRACEFUL);
+    }
+}
+
 static void
 run_drop(fb_job *job, fb_executor *executor)
 {
     (void)executor;
     drop(body_of(job));
+    stop_if_raised(body_of(job)->server);
 }
 
 static void
@@ -62,11 +72,21 @@ finish_drop(fb_job *job)
     PyMem_RawFree(body_of(job));
 }
 
+static void
+unpin(py_body *body)
+{
+    if (body->executor != NULL) {
+        atomic_fetch_sub(&body->executor->n_streams, 1);
+        body->executor = NULL;
+    }
+}
+
 /* To be let go of by its thread, or by whoever attaches next. */
 static void
 let_go(py_body *body)
 {
     py_server *server = body->server;
+    finish_line(body);
     if (body->pulled.heap != NULL) {
         fb_buf_fini(&body->pulled); /* the server's memory goes with the server */
     }
@@ -75,6 +95,7 @@ let_go(py_body *body)
         if (fb_pool_submit(&server->server->pool, body->executor, &body->job)) {
             return;
         }
+        unpin(body); /* the executor may go before the body does */
     }
     body->next = atomic_load(&server->released);
     while (!atomic_compare_exchange_weak(&server->released, &body->next, body)) {
@@ -85,7 +106,6 @@ static void
 on_release(void *owner)
 {
     py_body *body = owner;
-    finish_line(body);
     body->is_released = true;
     if (body->pulling != PY_PULLING_BUSY) {
         let_go(body);
@@ -300,9 +320,7 @@ pull(py_body *body, fb_buf *into)
         if (!py_server_keep_raised(server)) {
             py_server_log(server, "a streamed reply broke off");
         }
-        if (atomic_load(&server->raised) != NULL) {
-            fb_server_stop(server->server, FB_STOP_GRACEFUL);
-        }
+        stop_if_raised(server);
         if (body->stream.is_unsent) {
             pulled = put_failure(body, into);
         }
@@ -560,9 +578,7 @@ drop(py_body *body)
     if (body->file.fd >= 0) {
         close(body->file.fd);
     }
-    if (body->executor != NULL) {
-        atomic_fetch_sub(&body->executor->n_streams, 1);
-    }
+    unpin(body);
 }
 
 void

@@ -637,7 +637,7 @@ server_handle(PyObject *op, PyObject *dispatcher)
         work(executor);
         fb_sigpipe_unblock(&sigpipe);
         clear_executor(executor);
-        fb_pool_leave(&self->server->pool, executor->io);
+        fb_pool_leave(&self->server->pool);
     }
     bool was_there = executor->io != NULL;
     PyMem_Free(executor);
