@@ -183,16 +183,11 @@ class Server:
         """Be a handler thread of a server with ``threads``: give its batches to
         ``dispatcher`` until the server has ended.
 
-        Raises:
-            RuntimeError: there are as many threads as it has places for, or it has
-                ended.
+        Returns at once when it has ended, or has as many threads as it has places for.
         """
 
     def is_abandoned(self) -> bool:
         """Whether ``serve()`` ended by a signal without waiting for handler threads."""
-
-    def dismiss(self) -> None:
-        """Have the handler threads of a server that will not serve return."""
 
     def stop(self, now: bool = False) -> None:
         """From any thread: stop accepting, answer what has arrived, end.

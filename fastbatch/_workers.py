@@ -169,20 +169,27 @@ class Workers:
     def _run(self, loop: _Loop) -> None:
         handlers: list[threading.Thread] = []
         try:
-            for number in range(self._n_threads):
-                name = f"{self._name} handler {number}"
-                handlers.append(new_thread(lambda: self._handle_here(loop), name))
-                handlers[-1].start()
             with self._here():
+                self._start_handlers(loop, handlers)
                 loop.core.serve()
         except BaseException as error:  # noqa: BLE001 - serve() raises it
-            loop.core.dismiss()
             self._fail(error)
         for thread in handlers:
             is_started = thread.ident is not None
             if is_started and not loop.core.is_abandoned():
                 thread.join()
         loop.is_over.set()
+
+    def _start_handlers(self, loop: _Loop, handlers: list[threading.Thread]) -> None:
+        """Start them; where that fails, the loop is to end as soon as it begins."""
+        try:
+            for number in range(self._n_threads):
+                name = f"{self._name} handler {number}"
+                handlers.append(new_thread(lambda: self._handle_here(loop), name))
+                handlers[-1].start()
+        except BaseException as error:  # noqa: BLE001 - serve() raises it
+            self._fail(error)
+            loop.core.stop(now=True)
 
     def _handle_here(self, loop: _Loop) -> None:
         try:

@@ -753,6 +753,55 @@ def keep_log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return lines
 
 
+def test_server_may_be_stopped_before_its_threads_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    new_dispatcher = fastbatch.Server._new_dispatcher
+    is_stopped = threading.Event()
+
+    def make_late(self: fastbatch.Server, listeners: Any) -> Any:
+        if "handler" in threading.current_thread().name:
+            assert is_stopped.wait(helpers.TIMEOUT)
+        return new_dispatcher(self, listeners)
+
+    monkeypatch.setattr(fastbatch.Server, "_new_dispatcher", make_late)
+    server = fastbatch.Server(lambda _: "x", bind="127.0.0.1:0", threads=3).start()
+    server._stop(now=True)
+    helpers.wait_until(lambda: is_closed(server), "closing")
+    is_stopped.set()
+    server.stop()
+
+
+def is_closed(server: fastbatch.Server) -> bool:
+    try:
+        socket.create_connection(server.address).close()  # type: ignore[arg-type]
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_server_whose_threads_do_not_start_ends_with_that_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no more threads")
+
+    def new_thread(target: Callable[[], None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        if name.endswith("handler 2"):
+            monkeypatch.setattr(thread, "start", fail)
+        return thread
+
+    before = threading.active_count()
+    monkeypatch.setattr("fastbatch._workers.new_thread", new_thread)
+    server = fastbatch.Server(lambda _: "x", bind="127.0.0.1:0", threads=4).start()
+    helpers.wait_until(lambda: is_closed(server), "closing")
+    with pytest.raises(RuntimeError, match="no more threads"):
+        server.stop()
+    assert threading.active_count() == before
+    caplog.clear()
+
+
 def test_the_log_of_a_logger_is_written_by_a_thread(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

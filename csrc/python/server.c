@@ -603,7 +603,8 @@ work(py_executor *executor)
     } while (kind != FB_WORK_END);
 }
 
-/* Returns the executor for another thread, or NULL with an exception set. */
+/* Returns the executor for another thread; NULL when the server has ended, as it may
+ * have before its threads are there, or has threads enough. */
 static fb_executor *
 join_pool(py_server *self)
 {
@@ -613,10 +614,6 @@ join_pool(py_server *self)
         io = fb_pool_join(&self->server->pool);
     }
     Py_END_CRITICAL_SECTION();
-    if (io == NULL) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "this Server needs no other handler thread, or has ended");
-    }
     return io;
 }
 
@@ -639,20 +636,7 @@ server_handle(PyObject *op, PyObject *dispatcher)
         clear_executor(executor);
         fb_pool_leave(&self->server->pool);
     }
-    bool was_there = executor->io != NULL;
     PyMem_Free(executor);
-    return was_there ? Py_NewRef(Py_None) : NULL;
-}
-
-static PyObject *
-server_dismiss(PyObject *op, PyObject *unused)
-{
-    (void)unused;
-    py_server *self = (py_server *)op;
-    if (self->server != NULL && !self->is_closed && !self->is_serving) {
-        Py_BEGIN_ALLOW_THREADS fb_pool_wait_for_end(&self->server->pool);
-        Py_END_ALLOW_THREADS
-    }
     Py_RETURN_NONE;
 }
 
@@ -772,9 +756,6 @@ static PyMethodDef server_methods[] = {
     {"handle", server_handle, METH_O,
      PyDoc_STR("handle(dispatcher, /)\n--\n\nBe a handler thread, until the server has "
                "ended.")},
-    {"dismiss", server_dismiss, METH_NOARGS,
-     PyDoc_STR("dismiss()\n--\n\nHave the handler threads of a server that will not "
-               "serve return from handle().")},
     {"is_abandoned", server_is_abandoned, METH_NOARGS,
      PyDoc_STR("is_abandoned()\n--\n\nWhether serve() has ended without waiting for "
                "handler threads.")},
