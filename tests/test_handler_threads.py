@@ -256,6 +256,29 @@ def test_who_waits_for_too_long_gets_503(
     blocked.close()
 
 
+def test_who_is_refused_is_told_about_the_request_that_came_first(
+    serve: Serve, blocker: Blocker, tmp_path: Path
+) -> None:
+    log = tmp_path / "access.log"
+    server = serve(blocker, threads=1, queue_timeout=0.2, access_log=str(log))
+    (blocked,) = block(server, blocker, 1)
+    head = get("/head").replace(b"GET", b"HEAD")
+    with gates.connect(server, 2) as (one, two):
+        one.send(head)
+        two.send(get("/get") + head)
+        assert one.rest().endswith(b"\r\n\r\n")  # and no body
+        (reply,) = helpers.parse_replies(two.rest())
+        assert reply.status == 503
+        assert reply.body == b"503 Service Unavailable\n"
+    blocker.free()
+    assert blocked.reply().body == b"/block/0"
+    blocked.close()
+    server.stop()
+    lines = log.read_text()
+    assert '"HEAD /head HTTP/1.1" 503 0 ' in lines
+    assert '"GET /get HTTP/1.1" 503 24 ' in lines
+
+
 def test_no_time_in_the_queue_is_too_long_without_a_timeout(
     serve: Serve, blocker: Blocker
 ) -> None:

@@ -685,6 +685,17 @@ fb_http_drop_body(fb_http *http, fb_buf *in)
     body->len = 0;
 }
 
+void
+fb_http_recall(fb_http *http, const fb_request *req)
+{
+    fb_request_copy(&http->req, req);
+    http->parser.method = req->method;
+    http->parser.http_major = 1;
+    http->parser.http_minor = req->minor;
+    http->has_target = true;
+    http->wants_continue = false;
+}
+
 size_t
 fb_http_body_missing(const fb_http *http)
 {

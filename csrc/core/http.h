@@ -73,6 +73,10 @@ void fb_http_compact(fb_http *http, fb_buf *in);
  * of in, was put elsewhere. Drop it from in and count it as spooled. */
 void fb_http_drop_body(fb_http *http, fb_buf *in);
 
+/* No more is fed: have the message in hand be that of req, which came before it in the
+ * same buffer. */
+void fb_http_recall(fb_http *http, const fb_request *req);
+
 /* Returns whether empty lines have come since the last message: they are counted. */
 static inline bool
 fb_http_has_empty_lines(const fb_http *http)

@@ -1163,11 +1163,23 @@ does_write_progress(fb_conn *conn)
     return left < before && (left == 0 || before - left >= due);
 }
 
+/* The reply that the server gives itself is to the first request that waits. */
+static void
+recall_first(fb_conn *conn)
+{
+    const fb_slot *slot = conn->server->batch.slots;
+    while (slot->owner != conn) {
+        slot++;
+    }
+    fb_http_recall(&conn->exchange->http, &slot->req);
+}
+
 /* No thread, or no slot, was free for too long. */
 static void
 leave_queue(fb_conn *conn)
 {
     if (conn->n_slots > 0) {
+        recall_first(conn);
         fb_server_drop_slots(conn->server, conn);
         conn->n_slots = 0;
         conn->is_queued = false;
