@@ -92,6 +92,15 @@ fb_executor_claimed(const fb_executor *executor)
 }
 
 size_t
+fb_executor_n_slots(fb_executor *executor)
+{
+    fb_executor_lock(executor);
+    size_t n = executor->batch->n_slots;
+    fb_executor_unlock(executor);
+    return n;
+}
+
+size_t
 fb_executor_claim_all(fb_executor *executor)
 {
     if (!executor->is_shared) {

@@ -67,6 +67,9 @@ bool fb_executor_claim(fb_executor *executor, size_t i);
 /* Returns how many slots were begun with, on the thread of the dispatch. */
 size_t fb_executor_claimed(const fb_executor *executor);
 
+/* Returns how many slots there are now: those not begun may be given to others. */
+size_t fb_executor_n_slots(fb_executor *executor);
+
 /* Returns how many slots there are, and keeps all of them. */
 size_t fb_executor_claim_all(fb_executor *executor);
 

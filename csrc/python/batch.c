@@ -136,11 +136,12 @@ find_slot(py_executor *executor, PyObject *index)
 
 /* Returns the slots behind slot i that were answered with it, as a tuple. */
 static PyObject *
-list_dropped(const fb_batch *batch, size_t i)
+list_dropped(fb_executor *executor, size_t i)
 {
-    const fb_slot *slots = batch->slots;
+    const fb_slot *slots = executor->batch->slots;
+    size_t n = fb_executor_n_slots(executor);
     PyObject *list = PyList_New(0);
-    for (size_t k = i + 1; list != NULL && k < batch->n_slots; k++) {
+    for (size_t k = i + 1; list != NULL && k < n; k++) {
         if (slots[k].owner != slots[i].owner) {
             continue;
         }
@@ -167,11 +168,10 @@ batch_reply(PyObject *self, PyObject *const *args, Py_ssize_t n_args)
     if (slot == NULL || py_answer(executor, slot, args[1]) < 0) {
         return NULL;
     }
-    const fb_batch *batch = executor->io->batch;
     if (!slot->is_last) {
         Py_RETURN_NONE;
     }
-    return list_dropped(batch, (size_t)(slot - batch->slots));
+    return list_dropped(executor->io, (size_t)(slot - executor->io->batch->slots));
 }
 
 static PyObject *
