@@ -82,6 +82,81 @@ test_copy_takes_every_header_in_use(void)
     CHECK(to.headers[0].value.len == 3 && to.headers[1].value.len == 0);
 }
 
+static fb_batch other;
+
+/* Slots of the owners that text names, one letter each; start numbers them. */
+static void
+fill(fb_batch *to, const char *text)
+{
+    fb_batch_init(to, FB_BATCH_SLOTS);
+    for (uint32_t i = 0; text[i] != '\0'; i++) {
+        fb_request req = request_numbered(i);
+        fb_slot *slot = fb_batch_push(to, (char *)to + text[i], i, &req);
+        slot->file = (int)i;
+        slot->client.family = FB_FAMILY_V4;
+        slot->n_body = i;
+    }
+}
+
+/* They are those slots of owners of the batch of, and nothing is lost of them. */
+static void
+check_slots(const fb_batch *got, const fb_batch *of, const char *text,
+            const uint32_t *numbers)
+{
+    CHECK_SIZE(got->n_slots, strlen(text));
+    for (size_t i = 0; i < got->n_slots; i++) {
+        const fb_slot *slot = &got->slots[i];
+        uint32_t n = numbers[i];
+        CHECK(slot->owner == (const char *)of + text[i]);
+        CHECK(slot->turn == n && slot->file == (int)n && slot->n_body == n);
+        CHECK(slot->client.family == FB_FAMILY_V4 && !slot->is_answered);
+        CHECK(slot->req.start == n && slot->req.n_headers == 2);
+        CHECK(slot->req.headers[0].name.off == n);
+        CHECK(slot->req.headers[1].value.len == n);
+    }
+}
+
+static void
+test_moved_slots_keep_everything(void)
+{
+    fill(&batch, "abcd");
+    fb_batch_init(&other, 2);
+    batch.slots[1].is_last = true;
+    CHECK(fb_batch_move(&other, &batch.slots[1]) == &other.slots[0]);
+    CHECK(other.slots[0].is_last && !fb_batch_is_full(&other));
+    CHECK(fb_batch_move(&other, &batch.slots[2]) == &other.slots[1]);
+    CHECK(fb_batch_is_full(&other));
+    check_slots(&other, &batch, "bc", (const uint32_t[]){1, 2});
+    check_slots(&batch, &batch, "abcd", (const uint32_t[]){0, 1, 2, 3});
+}
+
+static void
+test_first_slots_are_taken_out(void)
+{
+    static const uint32_t numbers[] = {0, 1, 2, 3, 4};
+    for (size_t n = 0; n <= 5; n++) {
+        fill(&batch, "aabbc");
+        fb_batch_drop_first(&batch, n);
+        check_slots(&batch, &batch, &"aabbc"[n], &numbers[n]);
+    }
+}
+
+static void
+test_slots_of_one_owner_are_taken_out(void)
+{
+    fill(&batch, "aabbbc");
+    fb_batch_drop_owner(&batch, (char *)&batch + 'b');
+    check_slots(&batch, &batch, "aac", (const uint32_t[]){0, 1, 5});
+    fb_batch_drop_owner(&batch, (char *)&batch + 'x'); /* who has none */
+    check_slots(&batch, &batch, "aac", (const uint32_t[]){0, 1, 5});
+    fb_batch_drop_owner(&batch, (char *)&batch + 'a');
+    check_slots(&batch, &batch, "c", (const uint32_t[]){5});
+    fb_batch_drop_owner(&batch, (char *)&batch + 'c');
+    CHECK_SIZE(batch.n_slots, 0);
+    fb_batch_drop_owner(&batch, (char *)&batch + 'c');
+    CHECK_SIZE(batch.n_slots, 0);
+}
+
 int
 main(void)
 {
@@ -89,5 +164,8 @@ main(void)
     RUN(test_slots_keep_their_order_and_requests);
     RUN(test_reset_batch_is_empty_and_its_slots_are_unanswered);
     RUN(test_copy_takes_every_header_in_use);
+    RUN(test_moved_slots_keep_everything);
+    RUN(test_first_slots_are_taken_out);
+    RUN(test_slots_of_one_owner_are_taken_out);
     return check_report("test_batch");
 }

@@ -263,6 +263,110 @@ test_stream_with_nothing_yet_is_asked_once(void)
     close_out();
 }
 
+/* A stream that says later first, and goes on when it is asked again. */
+typedef struct late_source {
+    const char *piece; /* that it gives in the end; NULL: none */
+    size_t n_later;    /* times that it will say later */
+    fb_pull last;
+    size_t n_pulled;
+    size_t n_released;
+} late_source;
+
+static fb_pull
+on_pull_late(void *owner, fb_buf *into)
+{
+    late_source *from = owner;
+    from->n_pulled++;
+    if (from->n_later > 0) {
+        from->n_later--;
+        return FB_PULL_LATER;
+    }
+    if (from->piece != NULL && !fb_buf_append(into, from->piece, strlen(from->piece))) {
+        return FB_PULL_FAIL;
+    }
+    return from->last;
+}
+
+static void
+on_release_late(void *owner)
+{
+    late_source *from = owner;
+    from->n_released++;
+}
+
+static const fb_body_ops late_ops = {.pull = on_pull_late, .release = on_release_late};
+
+static void
+add_late(late_source *from)
+{
+    CHECK(fb_out_add_body(&out, (fb_body){&late_ops, from, NULL, 0}));
+}
+
+static void
+test_stream_that_says_later_holds_up_what_follows(void)
+{
+    fb_run runs[MOST_RUNS];
+    late_source from = {.piece = "piece ", .n_later = 2, .last = FB_PULL_END};
+    open_out();
+    add_bytes("head ");
+    add_late(&from);
+    add_bytes("end");
+    CHECK(!out.is_waiting);
+    CHECK_SIZE(fb_out_gather(&out, runs, MOST_RUNS), 1);
+    CHECK(!out.is_waiting); /* what is before it is sent first */
+    CHECK_SIZE(from.n_pulled, 0);
+    fb_out_advance(&out, 5);
+    for (size_t i = 1; i <= 2; i++) {
+        CHECK_SIZE(fb_out_gather(&out, runs, MOST_RUNS), 0);
+        CHECK_SIZE(from.n_pulled, i); /* once for each time that it is asked */
+        CHECK(out.is_waiting && !out.has_failed && !fb_out_is_empty(&out));
+    }
+    send_all(1000, MOST_RUNS);
+    CHECK_TEXT(sent, n_sent, "piece end");
+    CHECK(!out.is_waiting);
+    CHECK_SIZE(from.n_released, 1);
+    close_out();
+}
+
+static void
+test_stream_that_said_later_may_end_or_break_off_without_a_byte(void)
+{
+    fb_run runs[MOST_RUNS];
+    late_source ends = {.n_later = 1, .last = FB_PULL_END};
+    late_source next = {.n_later = 1, .last = FB_PULL_FAIL};
+    open_out();
+    add_late(&ends);
+    add_late(&next);
+    add_bytes("never sent");
+    CHECK_SIZE(fb_out_gather(&out, runs, MOST_RUNS), 0);
+    CHECK(out.is_waiting);
+    CHECK_SIZE(fb_out_gather(&out, runs, MOST_RUNS), 0);
+    CHECK(out.is_waiting); /* for the other one */
+    CHECK(ends.n_released == 1 && next.n_pulled == 1 && next.n_released == 0);
+    CHECK_SIZE(fb_out_gather(&out, runs, MOST_RUNS), 0);
+    CHECK(!out.is_waiting && out.has_failed);
+    close_out();
+    CHECK_SIZE(next.n_released, 1);
+}
+
+static void
+test_output_that_ends_while_it_waits_is_as_good_as_new(void)
+{
+    fb_run runs[MOST_RUNS];
+    late_source from = {.n_later = 9, .last = FB_PULL_END};
+    open_out();
+    add_late(&from);
+    CHECK_SIZE(fb_out_gather(&out, runs, MOST_RUNS), 0);
+    CHECK(out.is_waiting);
+    fb_out_fini(&out);
+    CHECK(!out.is_waiting && fb_out_is_empty(&out));
+    CHECK_SIZE(from.n_released, 1);
+    add_bytes("next");
+    send_all(1000, MOST_RUNS);
+    CHECK_TEXT(sent, n_sent, "next");
+    close_out();
+}
+
 static void
 test_stream_that_breaks_off_is_the_end(void)
 {
@@ -484,6 +588,9 @@ main(void)
     RUN(test_stream_is_not_pulled_while_its_bytes_wait);
     RUN(test_streams_that_end_without_a_byte_do_not_hold_up_the_rest);
     RUN(test_stream_with_nothing_yet_is_asked_once);
+    RUN(test_stream_that_says_later_holds_up_what_follows);
+    RUN(test_stream_that_said_later_may_end_or_break_off_without_a_byte);
+    RUN(test_output_that_ends_while_it_waits_is_as_good_as_new);
     RUN(test_stream_that_breaks_off_is_the_end);
     RUN(test_body_of_no_bytes_is_released_at_once);
     RUN(test_ending_early_releases_what_is_left);
