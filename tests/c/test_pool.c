@@ -454,6 +454,7 @@ join_world(void)
         CHECK(was_there != NULL);
     }
     CHECK(w.run_error == 0);
+    CHECK(!fb_pool_is_busy(&w.server->pool));
     CHECK(fb_pool_join(&w.server->pool) == NULL);
     fb_server_close(w.server);
     CHECK_SIZE(w.n_torn, 0);
@@ -1238,6 +1239,7 @@ test_server_that_never_ran_lets_its_threads_go(void)
     for (int i = 0; i < MOST_THREADS; i++) {
         pthread_join(threads[i], NULL);
     }
+    CHECK(!fb_pool_is_busy(&w.server->pool));
     fb_server_close(w.server);
     free(w.server);
 }
