@@ -1226,6 +1226,29 @@ test_second_signal_does_not_wait_for_busy_threads(void)
     }
 }
 
+/* Bodies are on their way when the loop and the threads have ended already. */
+static void
+test_second_signal_while_only_bodies_are_sent(void)
+{
+    reset_world(2);
+    CHECK(pipe2(w.wakeup, O_NONBLOCK | O_CLOEXEC) == 0);
+    open_world();
+    test_peer clients[3];
+    for (int i = 0; i < 3; i++) {
+        clients[i] = ask(i < 2 ? GET("/big") GET("/later/0") : GET("/later/0"));
+    }
+    wait_for_seen(5);
+    usleep(20000);
+    CHECK(write(w.wakeup[1], "x", 1) == 1);
+    join_world();
+    CHECK(!w.is_abandoned);
+    for (int i = 0; i < 3; i++) {
+        peer_close(&clients[i]);
+    }
+    close(w.wakeup[0]);
+    close(w.wakeup[1]);
+}
+
 static void
 test_server_that_never_ran_lets_its_threads_go(void)
 {
@@ -1357,6 +1380,7 @@ main(void)
     RUN(test_handler_can_stop_its_server);
     RUN(test_stop_waits_for_busy_threads_and_for_nobody_else);
     RUN(test_second_signal_does_not_wait_for_busy_threads);
+    RUN(test_second_signal_while_only_bodies_are_sent);
     RUN(test_server_that_never_ran_lets_its_threads_go);
     RUN(test_no_more_threads_than_asked_for);
     RUN(test_server_without_memory_for_its_threads_does_not_open);
