@@ -539,6 +539,7 @@ on_watch(uv_timer_t *watch)
 {
     fb_pool *pool = watch->data;
     bool goes_on = false;
+    pool->server->settled_at = uv_hrtime();
     for (size_t i = 0; i < pool->n_hands; i++) {
         fb_hand *hand = pool->hands[i];
         if (hand->is_free) {

@@ -769,6 +769,25 @@ test_reply_leaves_before_a_later_one_of_its_pipeline(void)
     close_world();
 }
 
+/* Nothing was settled for longer than requests may wait; what is then is not late. */
+static void
+test_pipeline_that_is_taken_back_has_not_waited(void)
+{
+    reset_world(2);
+    w.limits.batch_size = 1;
+    w.limits.queue_timeout_ms = 100;
+    open_world();
+    for (int i = 0; i < 2; i++) {
+        w.is_held[0] = true;
+        test_peer client = ask(GET("/behind/0") GET("/a"));
+        check_reply(&client, 200, "/behind/0");
+        check_last_reply(&client, 200, "/a");
+        w.is_held[0] = false;
+        usleep(200000);
+    }
+    close_world();
+}
+
 static uint64_t
 n_bytes_sent(void)
 {
@@ -1365,6 +1384,7 @@ main(void)
     RUN(test_slots_not_begun_go_to_a_thread_that_is_idle);
     RUN(test_answered_connection_goes_on_in_a_slow_dispatch);
     RUN(test_reply_leaves_before_a_later_one_of_its_pipeline);
+    RUN(test_pipeline_that_is_taken_back_has_not_waited);
     RUN(test_every_byte_sent_is_counted);
     RUN(test_batch_grows_while_all_threads_are_busy);
     RUN(test_full_batch_blocks_and_nothing_is_lost);
