@@ -989,6 +989,47 @@ test_peers_that_leave_while_a_thread_has_them(void)
     close_world();
 }
 
+/* A reset that the loop sees in the same read as the requests: of exactly as many bytes
+ * as it has room for, so that it reads again at once. */
+static void
+check_reset_behind(size_t len, bool are_threads_held)
+{
+    reset_world(1);
+    open_world();
+    test_peer held;
+    if (are_threads_held) {
+        hold_threads(&held, 1);
+    }
+    hold_loop();
+    for (int i = 0; i < 3; i++) {
+        char request[FB_INPUT_BYTES + 1];
+        int n = snprintf(request, sizeof(request),
+                         GET("/a") GET("/b") "GET /c HTTP/1.1\r\nHost: a\r\nX: ");
+        memset(request + n, 'x', sizeof(request) - (size_t)n);
+        memcpy(request + len - 4, "\r\n\r\n", 5);
+        test_peer client = ask(request);
+        peer_reset(&client);
+    }
+    let_loop_go();
+    wait_for_conns(are_threads_held ? 1 : 0);
+    test_peer client = ask(GET("/after"));
+    if (are_threads_held) {
+        w.is_held[0] = false;
+        check_last_reply(&held, 200, "/hold/0");
+    }
+    check_last_reply(&client, 200, "/after");
+    close_world();
+}
+
+static void
+test_reset_that_comes_with_the_requests(void)
+{
+    for (int i = 0; i < 2; i++) {
+        check_reset_behind(FB_INPUT_BYTES, i == 1);
+        check_reset_behind(FB_INPUT_BYTES - 1000, i == 1);
+    }
+}
+
 /* Each request is given to a thread while it is read, and the end follows at once. */
 static void
 test_peers_that_leave_while_their_request_is_shared_out(void)
@@ -1391,6 +1432,7 @@ main(void)
     RUN(test_who_waits_for_too_long_gets_503);
     RUN(test_peers_that_leave_while_they_are_queued_or_blocked);
     RUN(test_peers_that_leave_while_a_thread_has_them);
+    RUN(test_reset_that_comes_with_the_requests);
     RUN(test_peers_that_leave_while_their_request_is_shared_out);
     RUN(test_stream_whose_next_item_is_late_holds_up_nobody);
     RUN(test_many_streams_on_few_threads);
