@@ -612,8 +612,8 @@ block(fb_conn *conn)
 {
     conn->is_blocked = true;
     stop_reading(conn);
-    fb_server_block(conn->server, conn);
     update_wait(conn);
+    fb_server_block(conn->server, conn);
 }
 
 /* The slots that wait for a thread are not to be given to one. */

@@ -76,16 +76,33 @@ update_stamp(fb_server *server)
 
 /* ---- slots that wait for a thread, and connections that wait for a slot ---------- */
 
+/* Returns behind whom conn waits in turn, or NULL: it is the first. Nearly always that
+ * is the last; one whose slot went to a pipeline before it has its old place back. */
+static fb_conn *
+find_place(const fb_server *server, const fb_conn *conn)
+{
+    fb_conn *before = NULL;
+    fb_conn *at = server->blocked;
+    if (at != NULL && server->last_blocked->wait_node.since <= conn->wait_node.since) {
+        return server->last_blocked;
+    }
+    while (at != NULL && at->wait_node.since <= conn->wait_node.since) {
+        before = at;
+        at = at->next_blocked;
+    }
+    return before;
+}
+
 void
 fb_server_block(fb_server *server, fb_conn *conn)
 {
-    conn->next_blocked = NULL;
-    if (server->blocked == NULL) {
-        server->blocked = conn;
-    } else {
-        server->last_blocked->next_blocked = conn;
+    fb_conn *before = find_place(server, conn);
+    fb_conn **link = before != NULL ? &before->next_blocked : &server->blocked;
+    conn->next_blocked = *link;
+    *link = conn;
+    if (conn->next_blocked == NULL) {
+        server->last_blocked = conn;
     }
-    server->last_blocked = conn;
 }
 
 void
@@ -231,8 +248,13 @@ fb_server_make_ready(fb_server *server, fb_conn *conn)
 {
     if (!conn->is_ready) {
         conn->is_ready = true;
-        conn->next_ready = server->ready;
-        server->ready = conn;
+        conn->next_ready = NULL;
+        if (server->ready == NULL) {
+            server->ready = conn;
+        } else {
+            server->last_ready->next_ready = conn;
+        }
+        server->last_ready = conn;
         uv_idle_start(&server->idle, on_idle);
     }
 }

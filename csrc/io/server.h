@@ -85,8 +85,9 @@ struct fb_server {
     fb_conn *conns;   /* all that are not closed */
     fb_count n_conns; /* how many */
     fb_conn *touched; /* to be settled after the dispatch */
-    fb_conn *ready;   /* have received bytes that are not parsed */
-    fb_conn *blocked; /* likewise, and find no slot: in order */
+    fb_conn *ready;   /* have received bytes that are not parsed: in order */
+    fb_conn *last_ready;
+    fb_conn *blocked; /* likewise, and find no slot: in the order of their waits */
     fb_conn *last_blocked;
     fb_time_list waits[FB_WAIT_KINDS];
     uint64_t polled_at;  /* uv_hrtime: when the events in hand were reported */

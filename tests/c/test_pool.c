@@ -903,6 +903,85 @@ test_full_batch_blocks_and_nothing_is_lost(void)
     }
 }
 
+/* Returns how many requests were begun before that of path. */
+static size_t
+place_of(const char *path)
+{
+    for (size_t i = 0; i < w.n_seen && i < MOST_SEEN; i++) {
+        if (strcmp(w.seen[i], path) == 0) {
+            return i;
+        }
+    }
+    return SIZE_MAX;
+}
+
+static void
+test_blocked_connections_are_served_in_their_order(void)
+{
+    enum { N = 12 };
+    reset_world(1);
+    w.limits.batch_size = 4;
+    open_world();
+    test_peer held;
+    test_peer clients[N];
+    hold_threads(&held, 1);
+    size_t n_bytes = N_BYTES(GET("/hold/0"));
+    for (int i = 0; i < N; i++) {
+        char request[64];
+        snprintf(request, sizeof(request), GET("/%c"), 'a' + i);
+        clients[i] = ask(request);
+        n_bytes += strlen(request);
+        wait_for_bytes(n_bytes);
+    }
+    w.is_held[0] = false;
+    for (int i = 0; i < N; i++) {
+        char path[8];
+        snprintf(path, sizeof(path), "/%c", 'a' + i);
+        check_last_reply(&clients[i], 200, path);
+        CHECK_SIZE(place_of(path), (size_t)i + 1);
+    }
+    check_last_reply(&held, 200, "/hold/0");
+    close_world();
+}
+
+/* Each of the others could fill every batch: those before it do so once. */
+static void
+test_pipelines_do_not_keep_out_a_single_request(void)
+{
+    enum { N = 8, EACH = 40, BEFORE = 3 };
+    reset_world(1);
+    w.limits.batch_size = 4;
+    open_world();
+    test_peer held;
+    test_peer clients[N];
+    hold_threads(&held, 1);
+    size_t n_bytes = N_BYTES(GET("/hold/0"));
+    for (int i = 0; i < N; i++) {
+        char requests[EACH * 64];
+        char *at = requests;
+        for (int j = 0; j < (i == BEFORE ? 1 : EACH); j++) {
+            at += sprintf(at, i == BEFORE ? GET("/single") : GET("/p"));
+        }
+        clients[i] = ask(requests);
+        n_bytes += strlen(requests);
+        wait_for_bytes(n_bytes);
+        usleep(3000); /* the order is that of milliseconds */
+    }
+    w.is_held[0] = false;
+    check_last_reply(&clients[BEFORE], 200, "/single");
+    CHECK_SIZE(place_of("/single"), 1 + BEFORE * 4);
+    for (int i = 0; i < N; i++) {
+        for (int j = 0; j < EACH && i != BEFORE; j++) {
+            check_reply(&clients[i], 200, "/p");
+        }
+        if (i != BEFORE) {
+            peer_close(&clients[i]);
+        }
+    }
+    check_last_reply(&held, 200, "/hold/0");
+    close_world();
+}
+
 /* One has a slot, the other has none. */
 static void
 test_who_waits_for_too_long_gets_503(void)
@@ -1429,6 +1508,8 @@ main(void)
     RUN(test_every_byte_sent_is_counted);
     RUN(test_batch_grows_while_all_threads_are_busy);
     RUN(test_full_batch_blocks_and_nothing_is_lost);
+    RUN(test_blocked_connections_are_served_in_their_order);
+    RUN(test_pipelines_do_not_keep_out_a_single_request);
     RUN(test_who_waits_for_too_long_gets_503);
     RUN(test_peers_that_leave_while_they_are_queued_or_blocked);
     RUN(test_peers_that_leave_while_a_thread_has_them);
