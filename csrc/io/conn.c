@@ -616,15 +616,6 @@ block(fb_conn *conn)
     fb_server_block(conn->server, conn);
 }
 
-/* The slots that wait for a thread are not to be given to one. */
-static void
-drop_slots(fb_conn *conn)
-{
-    fb_server_drop_slots(conn->server, conn);
-    conn->n_slots = 0;
-    conn->is_queued = false;
-}
-
 void
 fb_conn_unblock(fb_conn *conn)
 {
@@ -1281,9 +1272,6 @@ fb_conn_close(fb_conn *conn)
         conn->is_blocked = false;
     }
     if (conn->executor == NULL) {
-        if (conn->n_slots > 0 && fb_server_has_threads(conn->server)) {
-            drop_slots(conn); /* it may be long before a thread is free for them */
-        }
         conn->is_reading = false;
         set_state(conn, FB_CONN_CLOSING);
         forget_slots(conn);
