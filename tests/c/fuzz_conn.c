@@ -804,13 +804,22 @@ has_memory_for(const fb_conn *conn)
     return w.server.exchanges.n_bytes + growth <= w.limits.max_input_memory;
 }
 
+/* Returns whether conn may still have its first request, although the server stops: for
+ * so long, and up to a tick more. */
+static bool
+may_ask_once(const fb_conn *conn)
+{
+    uint64_t waited = uv_now(&w.server.loop) - conn->wait_node.since;
+    return conn->n_requests == 0 && waited < FB_FIRST_REQUEST_MS + FB_TICK_MAX_MS;
+}
+
 /* The loop is at rest: the connection waits for its client. */
 static void
 check_conn(client *it)
 {
     const fb_conn *conn = it->conn;
     require(!fb_server_closes_idle(&w.server) || conn->state == FB_CONN_LINGERING ||
-                !fb_conn_is_idle(conn),
+                !fb_conn_is_idle(conn) || may_ask_once(conn),
             "it is idle, and the server stops");
     require(conn->n_slots == 0 && !conn->is_touched && !conn->is_ready, "work is left");
     require(conn->state != FB_CONN_CLOSING, "it was closed, but is not gone");
