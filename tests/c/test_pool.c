@@ -11,6 +11,7 @@
 #include "peer.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -1148,7 +1149,11 @@ wait_for_chunk(test_peer *client)
     char some[N_BYTES(CHUNK_ONE)];
     CHECK_SIZE((size_t)peer_read(client).status, 200);
     while (client->len - client->at < sizeof(some)) {
-        CHECK(recv(client->fd, client->data + client->len, 1, 0) == 1);
+        ssize_t n;
+        do {
+            n = recv(client->fd, client->data + client->len, 1, 0);
+        } while (n < 0 && errno == EINTR); /* with a time-out, by SIGCONT, too */
+        CHECK(n == 1);
         client->len++;
     }
     CHECK_TEXT(client->data + client->at, client->len - client->at, CHUNK_ONE);
