@@ -27,6 +27,8 @@ class Signals:
         reopen: called for SIGUSR1, if given.
         stop_signals: a worker process leaves SIGINT to its supervisor.
         is_quiet: whether to say nothing of a stop.
+        is_last: whether the process ends with what they stop: then they stay, for no
+            signal is to end what it does last.
     """
 
     def __init__(
@@ -36,10 +38,12 @@ class Signals:
         *,
         stop_signals: Sequence[signal.Signals] = STOP_SIGNALS,
         is_quiet: bool = False,
+        is_last: bool = False,
     ) -> None:
         self.is_over = False
         self._numbers = [*stop_signals, *([] if reopen is None else [_REOPEN_SIGNAL])]
         self._is_quiet = is_quiet
+        self._is_last = is_last
         self._stop = stop
         self._reopen = reopen
         self._is_stopping = False
@@ -66,15 +70,17 @@ class Signals:
 
     def restore(self) -> None:
         """Put back what was there; what came too late goes to that."""
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        if not self._is_last:
+            for number, before in self._before.items():
+                signal.signal(number, before)
         if self._wakeup_before is not None:
             signal.set_wakeup_fd(self._wakeup_before)
         # So that it is said before the program ends.
         if self._telling.acquire(timeout=1):
             self._telling.release()
-        for number in self._late:
-            signal.raise_signal(number)
+        if not self._is_last:
+            for number in self._late:
+                signal.raise_signal(number)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self.is_over:

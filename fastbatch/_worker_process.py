@@ -62,6 +62,7 @@ def work(seat: Seat, make_server: Callable[[], Server], graceful_timeout: float)
             _reopener(server),
             stop_signals=[signal.SIGTERM],
             is_quiet=True,
+            is_last=True,
         )
         is_over = threading.Event()
 

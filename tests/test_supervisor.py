@@ -595,11 +595,39 @@ def test_logging_of_the_application_is_left_alone(serve: Serve, app: Path) -> No
 
 
 def test_exit_functions_of_the_application_are_called(serve: Serve, app: Path) -> None:
-    write(app, APP + "import atexit\natexit.register(print, 'at exit')\n")
+    write(app, APP + "import atexit\natexit.register(os.write, 1, b'at exit\\n')\n")
     service = serve()
     service.end()
     n = len(service.ready)
     assert service.program.output.count("at exit\n") == n
+
+
+def test_signal_to_all_processes_does_not_cut_exit_functions_short(
+    serve: Serve, app: Path
+) -> None:
+    """As a service manager sends it: it may reach a worker that has served already."""
+    write(
+        app,
+        APP
+        + """
+import atexit
+
+@atexit.register
+def leave():
+    os.write(1, b"leaving\\n")
+    time.sleep(0.5)
+    os.write(1, b"left\\n")
+""",
+    )
+    service = serve()
+    n = len(service.ready)
+    service.signal(signal.SIGTERM)
+    helpers.wait_until(lambda: service.program.output.count("leaving\n") == n)
+    for pid in service.ready:
+        os.kill(pid, signal.SIGTERM)
+    assert service.program.wait() == 0
+    assert service.program.output.count("left\n") == n
+    assert "WARNING" not in service.program.errors
 
 
 def test_worker_has_no_descriptors_of_others(serve: Serve) -> None:
