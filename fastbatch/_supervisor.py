@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import math
 import os
 import random
 import selectors
@@ -239,7 +240,7 @@ class Supervisor:
         interval = self._interval()
         if interval is not None:
             times.append(self._looked + interval)
-        if self._spawn_after > now:
+        if now < self._spawn_after < math.inf:
             times.append(self._spawn_after)
         if (metrics := self._missing_metrics()) is not None:
             times.append(metrics.starts_at)
@@ -441,7 +442,7 @@ class Supervisor:
         if not self._is_ready:
             # All are started together: what fails all of them is said once, at the end.
             self._n_deaths += 1
-            self._spawn_after = float("inf")
+            self._spawn_after = math.inf
             if not self._processes:
                 raise error
             return

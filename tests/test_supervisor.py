@@ -360,6 +360,34 @@ def test_module_that_fails_ends_it_with_its_traceback_once(
     assert "listening" not in errors
 
 
+def test_one_start_that_fails_is_made_up_for_when_another_one_is_ready(
+    serve: Serve, app: Path
+) -> None:
+    write(
+        app,
+        APP
+        + """
+try:
+    os.mkdir("first")
+except FileExistsError:
+    while not os.path.exists("go"):
+        time.sleep(0.01)
+else:
+    os.kill(os.getpid(), 9)
+""",
+    )
+    service = serve("--worker-timeout=0", wait=False)
+    helpers.wait_until(app.with_name("first").is_dir)
+    if service.is_threads:  # there is no other one
+        assert service.program.wait() == 1
+        return
+    time.sleep(0.3)  # for the supervisor to see its death
+    app.with_name("go").touch()
+    service.wait_for_ready(2)
+    service.wait_for(r"has died of SIGKILL before it was ready\n")
+    service.end()
+
+
 def test_handler_that_is_not_there_ends_it_with_2(serve: Serve, app: Path) -> None:
     write(app, "def helo(request): pass\n")
     service = serve(wait=False)
