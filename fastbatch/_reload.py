@@ -14,7 +14,6 @@ import os
 import queue
 import signal
 import socket
-import sys
 import sysconfig
 import threading
 import time
@@ -25,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any, Self
+
+from fastbatch._say import flush
 
 log = logging.getLogger("fastbatch")
 
@@ -86,8 +87,7 @@ class ReloadProcess:
         """
         # Each message is read as one, whichever worker has sent it.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        flush()
         parent = os.getpid()
         if os.fork() == 0:
             try:

@@ -19,4 +19,13 @@ def say(line: str, level: int = logging.INFO) -> None:
         if log.hasHandlers():
             log.log(level, line)
         elif log.level <= level:
-            print(line, file=sys.stderr, flush=True)
+            # One write, also where streams have no buffer: workers share stderr.
+            print(f"{line}\n", end="", file=sys.stderr, flush=True)
+
+
+def flush() -> None:
+    """Write out what a child that is forked would write a second time."""
+    for stream in (sys.stdout, sys.stderr):
+        # One that was closed may be None; another one may be the program's own.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()

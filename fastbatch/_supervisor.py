@@ -11,7 +11,6 @@ deaths and limits only change what is wanted or who is outdated.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import math
@@ -31,7 +30,7 @@ from fastbatch._core import LIMITS
 from fastbatch._metrics import render
 from fastbatch._metrics_process import MetricsProcess
 from fastbatch._process import Process, StartError
-from fastbatch._say import say
+from fastbatch._say import flush, say
 from fastbatch._seat import Seat, new_memory
 from fastbatch._signals import STOPPING
 from fastbatch._sockets import Listener, open_listeners, parse_bind
@@ -293,7 +292,7 @@ class Supervisor:
         Raises:
             OSError: there can be no more processes.
         """
-        _flush()
+        flush()
         # A signal that came to the child before it has its own handlers would be
         # written into the wakeup socket, which it shares with us.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -621,13 +620,6 @@ class Supervisor:
 
 def _do_nothing(_number: int, _frame: object) -> None:
     pass
-
-
-def _flush() -> None:
-    """Write out what a child would write a second time."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
 
 
 def _how(status: int) -> str:

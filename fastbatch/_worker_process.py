@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from fastbatch._process import StartError
-from fastbatch._say import say
+from fastbatch._say import flush, say
 from fastbatch._seat import Seat
 from fastbatch._signals import Signals
 
@@ -42,7 +42,8 @@ def work(seat: Seat, make_server: Callable[[], Server], graceful_timeout: float)
 
     if not faulthandler.is_enabled() and sys.stderr is not None:
         # So that a worker that is ended with SIGABRT says where it was stuck.
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
+        # The program's own stderr may be no file.
+        with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
             faulthandler.enable()
     reader, writer = socket.socketpair()
     with seat.control, reader, writer:
@@ -108,9 +109,7 @@ def status_of(serving: Callable[[], int]) -> int:
 
 def leave(status: int) -> NoReturn:
     """End this process, a fork of a program that is not to go on in it."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+    flush()
     os._exit(status)
 
 

@@ -473,6 +473,18 @@ def test_all_end_when_the_supervisor_is_killed(
     assert program.wait() == -signal.SIGKILL
 
 
+def test_it_works_without_stdin_and_stdout(start: Start, folder: Path) -> None:
+    pytest.importorskip("watchdog")
+    edit(folder / "app.py", answering("first"))
+    command = [sys.executable, "-m", "fastbatch", "app:handler", "--port=0", "--reload"]
+    starting = f"os.closerange(0, 2); os.execv({command[0]!r}, {command!r})"
+    program = start("-c", f"import os; {starting}")
+    assert answer(program) == "first"
+    edit(folder / "app.py", answering("second"))
+    wait_for_answer(program, "second")
+    end(program)
+
+
 def test_command_line_without_watchdog(
     start: Start, folder: Path, tmp_path: Path
 ) -> None:

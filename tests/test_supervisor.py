@@ -696,6 +696,35 @@ def test_script_goes_on_once_when_all_workers_have_ended(
     assert program.output == "begun\nreturned True\n"
 
 
+SCRIPT_WITH_STDERR = """
+import os, sys
+import fastbatch
+
+class Lines:
+    def write(self, text):
+        assert text[-1:] in ("", "\\n"), text
+        os.write(2, text.encode())
+
+    def flush(self):
+        pass
+
+sys.stderr = Lines()
+fastbatch.run(lambda request: "x", port=0, workers=2, processes={})
+"""
+
+
+@pytest.mark.parametrize("processes", [True, False])
+def test_stderr_of_a_script_need_be_no_file_and_is_given_whole_lines(
+    start: Start, tmp_path: Path, *, processes: bool
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT_WITH_STDERR.format(processes))
+    program = start("script.py")
+    with Connection(program.address()) as connection:
+        assert connection.ask().body == b"x"
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0
+
+
 def test_run_in_another_thread_has_threads_and_no_supervisor() -> None:
     import fastbatch
 
