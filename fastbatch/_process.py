@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbatch import _core
-from fastbatch._seat import counters
+from fastbatch._seat import SLOTS, counters
 from fastbatch._workers import add_up
 
 _REPORT_BYTES = 1024 * 1024  # of a traceback, at the most
@@ -71,12 +71,15 @@ class Process:
         if not (self.is_ready and self.tell("stop")):
             self.kill(signal.SIGTERM)
 
-    def more(self) -> None:
-        """Have it start another loop."""
+    def more(self) -> bool:
+        """Have it start another loop. Returns False if it has had too many for that."""
+        if self._n_made == SLOTS:
+            return False
         self._workers.append(self.worker + len(self.live))
         self.live.append(self._n_made)
         self._n_made += 1
         self.tell("more")
+        return True
 
     def less(self) -> None:
         """Have it end the last of its loops."""

@@ -409,12 +409,13 @@ class Supervisor:
             pid, status = os.waitpid(process.pid, os.WNOHANG)
             if pid == 0:
                 continue
+            # From now on its number may be somebody else's.
+            del self._processes[process.pid]
             if process.control in self._selector.get_map():
                 self._on_message(process)
             self._on_death(process, os.waitstatus_to_exitcode(status))
 
     def _on_death(self, process: Process, status: int) -> None:
-        del self._processes[process.pid]
         for number, stats in process.stats_by_worker():
             gone = of_the_past(stats)
             self._past[number] = add_up([self._past.get(number, {}), gone])
@@ -532,9 +533,17 @@ class Supervisor:
         n = min(max(self._n_workers + change, 1), LIMITS["workers_bound"])
         if n != self._n_workers and not self._uses_processes:
             for process in self._processes.values():
-                process.more() if change > 0 else process.less()
+                if not process.is_stopping:
+                    self._count(process, change)
         self._n_workers = n
         say(f"{name}: {n} worker{'s' if n > 1 else ''}")
+
+    def _count(self, process: Process, change: int) -> None:
+        """Have ``process`` have one loop more or less."""
+        if change < 0:
+            process.less()
+        elif not process.more():
+            process.outdated = process.outdated or _RECYCLED
 
     # ---- health and limits --------------------------------------------------------
 

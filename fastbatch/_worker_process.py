@@ -22,6 +22,10 @@ from fastbatch._signals import Signals
 if TYPE_CHECKING:
     from fastbatch._server import Server
 
+# Characters of a traceback that are reported: its end says what was wrong. As JSON they
+# are less than what the supervisor reads of a line.
+_MOST_REPORTED = 65536
+
 # Seconds beyond graceful_timeout, for an orphan whose handler does not return.
 _GRACE = 2.0
 
@@ -125,7 +129,7 @@ def _report(control: socket.socket, error: BaseException) -> int:
         status, text = 1, f"cannot serve: {error}"
     else:
         status, text = 1, "".join(traceback.format_exception(error)).rstrip()
-    _tell(control, {"status": status, "error": text})
+    _tell(control, {"status": status, "error": text[-_MOST_REPORTED:]})
     return status
 
 

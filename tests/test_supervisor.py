@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,9 @@ from conftest import Start
 from helpers import Connection, Program
 
 from fastbatch import Options
-from fastbatch._supervisor import is_wanted
+from fastbatch._process import Process
+from fastbatch._seat import new_memory
+from fastbatch._supervisor import Supervisor, is_wanted
 
 APP = """
 import os, sys, threading, time
@@ -37,6 +40,13 @@ def hello(request):
 
 def stay_for_ever():
     while True:
+        time.sleep(0.01)
+"""
+
+# Appended to it: waits for a file of the test.
+WAIT = """
+def wait():
+    while not os.path.exists("go"):
         time.sleep(0.01)
 """
 
@@ -334,6 +344,28 @@ def test_worker_whose_handler_exits_is_replaced(serve: Serve) -> None:
     service.end()
 
 
+def test_process_that_was_reaped_is_not_killed_whatever_is_wrong() -> None:
+    """The pid file cannot be written, say, when a worker that has died was ready."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    supervisor = Supervisor(Options(workers=2), refuse)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        theirs.send(b'{"ready": true}\n')
+    pid = os.posix_spawn("/bin/true", ["true"], {})
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    supervisor._adopt(Process(pid, ours, new_memory(), 1))
+    try:
+        with pytest.raises(PermissionError):
+            supervisor._reap()
+        supervisor._kill_all()
+    finally:
+        supervisor._close()
+        ours.close()
+
+
 def test_workers_that_die_again_and_again_have_to_wait(serve: Serve, app: Path) -> None:
     write(app, APP + "threading.Timer(0.05, lambda: os.kill(os.getpid(), 9)).start()\n")
     service = serve()
@@ -360,18 +392,27 @@ def test_module_that_fails_ends_it_with_its_traceback_once(
     assert "listening" not in errors
 
 
+def test_traceback_of_megabytes_ends_it_with_what_it_ends_with(
+    serve: Serve, app: Path
+) -> None:
+    write(app, "raise ValueError('é' * 3_000_000 + ' is too long')\n")
+    service = serve(wait=False)
+    assert service.program.wait() == 1
+    assert "é is too long\n" in service.program.errors
+
+
 def test_one_start_that_fails_is_made_up_for_when_another_one_is_ready(
     serve: Serve, app: Path
 ) -> None:
     write(
         app,
         APP
+        + WAIT
         + """
 try:
     os.mkdir("first")
 except FileExistsError:
-    while not os.path.exists("go"):
-        time.sleep(0.01)
+    wait()
 else:
     os.kill(os.getpid(), 9)
 """,
@@ -506,6 +547,50 @@ def test_sigttin_and_sigttou_are_one_more_and_one_less(serve: Serve) -> None:
     )
     service.pid()
     assert not re.search("WARNING|ERROR", service.end())
+
+
+def test_process_that_ends_is_not_told_of_more(start: Start, app: Path) -> None:
+    write(app, APP.replace("time.sleep(0.5)", "wait()") + WAIT)
+    program = start(
+        *("-m", "fastbatch", "app:hello", "--port=0", "--workers=2"),
+        "--processes=false",
+    )
+    service = Service(program, is_threads=True)
+    with Connection(program.address()) as connection:
+        connection.send(helpers.get("/slow"))
+        service.wait_for("in the handler")
+        service.signal(signal.SIGHUP)
+        service.wait_for("SIGHUP: the workers are replaced")
+        service.signal(signal.SIGTTIN)
+        service.wait_for("SIGTTIN: 3 workers\n")
+        app.with_name("go").touch()
+        assert connection.reply().status == 200
+    assert not re.search("WARNING|ERROR", service.end())
+
+
+FEW_SLOTS = """
+import fastbatch, fastbatch._process, fastbatch._seat
+
+fastbatch._seat.SLOTS = fastbatch._process.SLOTS = 4
+fastbatch.run(lambda request: "x", port=0, workers=2, processes=False)
+"""
+
+
+def test_process_that_has_had_too_many_workers_is_replaced(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(FEW_SLOTS)
+    service = Service(start("script.py"), is_threads=True)
+    service.wait_for_ready(1)
+    for number in (signal.SIGTTIN, signal.SIGTTOU) * 3:
+        n = len(re.findall(r"SIGTT\w+: \d worker", service.program.errors))
+        service.signal(number)
+        helpers.wait_until(
+            lambda n=n: len(re.findall(r"SIGTT\w+: \d", service.program.errors)) > n
+        )
+    service.wait_for_ready(2)
+    assert service.ask() == "x"
+    service.end()
 
 
 def test_there_is_always_one_worker(serve: Serve) -> None:
