@@ -332,8 +332,9 @@ def test_worker_that_is_killed_is_replaced(serve: Serve) -> None:
     service.end()
 
 
-def test_worker_whose_handler_exits_is_replaced(serve: Serve) -> None:
-    service = serve()
+@pytest.mark.parametrize("threads", [0, 2])
+def test_worker_whose_handler_exits_is_replaced(serve: Serve, threads: int) -> None:
+    service = serve(f"--threads={threads}")
     n = len(service.ready)
     with Connection(service.program.address()) as connection:
         connection.send(helpers.get("/exit"))
