@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -49,6 +50,9 @@ def work(seat: Seat, make_server: Callable[[], Server], graceful_timeout: float)
         # The program's own stderr may be no file.
         with contextlib.suppress(OSError, ValueError, RuntimeError, AttributeError):
             faulthandler.enable()
+    # As it ends, the interpreter takes its signal handlers back, and SIGTERM would have
+    # the default action again. What is registered first is called last.
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
     reader, writer = socket.socketpair()
     with seat.control, reader, writer:
         reader.setblocking(False)

@@ -708,6 +708,21 @@ def test_logging_of_the_application_is_left_alone(serve: Serve, app: Path) -> No
     service.end()
 
 
+# Appended to it.
+LEAVING = """
+import atexit
+
+def leave(self=None, write=os.write, sleep=time.sleep):
+    write(1, b"leaving\\n")
+    sleep(0.5)
+    write(1, b"left\\n")
+
+class Last:
+    __del__ = leave
+
+"""
+
+
 def test_exit_functions_of_the_application_are_called(serve: Serve, app: Path) -> None:
     write(app, APP + "import atexit\natexit.register(os.write, 1, b'at exit\\n')\n")
     service = serve()
@@ -716,23 +731,14 @@ def test_exit_functions_of_the_application_are_called(serve: Serve, app: Path) -
     assert service.program.output.count("at exit\n") == n
 
 
-def test_signal_to_all_processes_does_not_cut_exit_functions_short(
-    serve: Serve, app: Path
+@pytest.mark.parametrize(
+    "last", ["atexit.register(leave)", "last = Last()"], ids=["atexit", "finalizer"]
+)
+def test_signal_to_all_processes_does_not_cut_short_what_is_done_last(
+    serve: Serve, app: Path, last: str
 ) -> None:
     """As a service manager sends it: it may reach a worker that has served already."""
-    write(
-        app,
-        APP
-        + """
-import atexit
-
-@atexit.register
-def leave():
-    os.write(1, b"leaving\\n")
-    time.sleep(0.5)
-    os.write(1, b"left\\n")
-""",
-    )
+    write(app, f"{APP}{LEAVING}{last}\n")
     service = serve()
     n = len(service.ready)
     service.signal(signal.SIGTERM)
