@@ -28,12 +28,23 @@ note_used(fb_roster *roster, uint32_t n)
     }
 }
 
+/* Also of places that are not needed now: as long as the dead have them they count,
+ * with the connections that they had. */
+static void
+clear_the_dead(fb_roster *roster)
+{
+    uint32_t n_used = atomic_load(&roster->n_used);
+    for (uint32_t i = 0; i < n_used; i++) {
+        clear_if_dead(&roster->places[i]);
+    }
+}
+
 fb_place *
 fb_roster_join(fb_roster *roster)
 {
+    clear_the_dead(roster);
     for (uint32_t i = 0; i < FB_ROSTER_PLACES; i++) {
         fb_place *place = &roster->places[i];
-        clear_if_dead(place);
         int32_t nobody = 0;
         if (atomic_compare_exchange_strong(&place->pid, &nobody, (int32_t)getpid())) {
             fb_count_set(&place->n_conns, 0);

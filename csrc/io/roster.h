@@ -27,7 +27,7 @@ typedef struct fb_roster {
     _Alignas(64) _Atomic uint32_t n_used; /* places from here on were never taken */
 } fb_roster;
 
-/* Take a place in zeroed memory, also that of a process which has died. Returns it,
+/* Take a place in zeroed memory; processes that have died lose theirs. Returns it,
  * valid as long as the memory is and until fb_roster_leave; or NULL if all are taken.
  */
 fb_place *fb_roster_join(fb_roster *roster);

@@ -138,6 +138,19 @@ the_place_of_a_process_that_died_is_taken_by_the_next(void)
 }
 
 static void
+a_process_that_died_does_not_count_wherever_its_place_was(void)
+{
+    begin();
+    fb_place *first = fb_roster_join(roster);
+    in_child(join, NULL);
+    fb_roster_leave(first);
+    CHECK(fb_roster_join(roster) == first);
+    CHECK(atomic_load(&roster->places[1].pid) == 0);
+    fb_count_set(&first->n_conns, 1);
+    CHECK(!fb_roster_is_ahead(roster, first));
+}
+
+static void
 a_child_does_not_give_up_its_parents_place(void)
 {
     begin();
@@ -160,6 +173,7 @@ main(void)
     RUN(a_place_that_was_left_is_taken_again_and_counts_from_0);
     RUN(there_are_so_many_places);
     RUN(the_place_of_a_process_that_died_is_taken_by_the_next);
+    RUN(a_process_that_died_does_not_count_wherever_its_place_was);
     RUN(a_child_does_not_give_up_its_parents_place);
     return check_report("test_roster");
 }
