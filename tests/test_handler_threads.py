@@ -182,37 +182,6 @@ def test_batch_grows_while_all_threads_are_busy(serve: Serve) -> None:
     assert gates.batch_sizes(server) == {1: 1, 60: 1}
 
 
-@pytest.mark.parametrize(("threads", "n"), [(2, 8), (3, 9), (4, 64)])
-def test_idle_threads_share_fairly_what_is_ready(
-    serve: Serve, threads: int, n: int
-) -> None:
-    barrier = threading.Barrier(threads + 1)
-
-    def handler(request: fastbatch.Request) -> str:
-        if request.path == "/meet":
-            barrier.wait(helpers.TIMEOUT)
-            barrier.wait(helpers.TIMEOUT)
-        return threading.current_thread().name
-
-    server = serve(handler, threads=threads)
-    with gates.connect(server, n + threads) as connections:
-        busy, others = connections[:threads], connections[threads:]
-        for connection in busy:
-            connection.send(get("/meet"))
-        barrier.wait(helpers.TIMEOUT)  # all threads are busy
-        received = server.stats()["bytes_received"]
-        for connection in others:
-            connection.send(get())
-        gates.wait_until_read(server, received + n * len(get()))
-        barrier.wait(helpers.TIMEOUT)
-        for connection in connections:
-            connection.reply()
-    # The first to come back had them all, and kept them unless it was slow.
-    sizes = gates.batch_sizes(server)
-    assert sum(size * count for size, count in sizes.items()) == n + threads
-    assert max(sizes) <= n
-
-
 def test_full_batch_stops_reading_and_nothing_is_lost(
     serve: Serve, blocker: Blocker
 ) -> None:

@@ -847,6 +847,46 @@ test_every_byte_sent_is_counted(void)
 /* ---- waiting --------------------------------------------------------------------- */
 
 static void
+wait_for_threads(size_t n)
+{
+    size_t n_there = 0;
+    for (int i = 0; i < PEER_TIMEOUT_MS && n_there < n; i++) {
+        usleep(1000);
+        uv_mutex_lock(&w.server->pool.lock);
+        n_there = w.server->pool.n_there;
+        uv_mutex_unlock(&w.server->pool.lock);
+    }
+    CHECK_SIZE(n_there, n);
+}
+
+/* What is ready at one time goes to all that are idle, in equal parts. */
+static void
+test_idle_threads_share_fairly(void)
+{
+    enum { THREADS = 3, N = 8 };
+    reset_world(THREADS);
+    open_world();
+    test_peer clients[N];
+    for (int i = 0; i < N; i++) {
+        clients[i] = peer_open(w.port);
+    }
+    wait_for_conns(N);
+    wait_for_threads(THREADS);
+    hold_loop();
+    for (int i = 0; i < N; i++) {
+        CHECK(peer_say(&clients[i], GET("/a")));
+    }
+    let_loop_go();
+    for (int i = 0; i < N; i++) {
+        check_last_reply(&clients[i], 200, "/a");
+    }
+    CHECK_SIZE(fb_count_get(&w.server->stats->n_batches), THREADS);
+    CHECK_SIZE(fb_count_get(&w.server->stats->batch_sizes[3]), 2);
+    CHECK_SIZE(fb_count_get(&w.server->stats->batch_sizes[2]), 1);
+    close_world();
+}
+
+static void
 test_batch_grows_while_all_threads_are_busy(void)
 {
     enum { N = 30 };
@@ -1509,6 +1549,7 @@ main(void)
     RUN(test_reply_leaves_before_a_later_one_of_its_pipeline);
     RUN(test_pipeline_that_is_taken_back_has_not_waited);
     RUN(test_every_byte_sent_is_counted);
+    RUN(test_idle_threads_share_fairly);
     RUN(test_batch_grows_while_all_threads_are_busy);
     RUN(test_full_batch_blocks_and_nothing_is_lost);
     RUN(test_blocked_connections_are_served_in_their_order);
