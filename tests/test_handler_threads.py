@@ -861,3 +861,36 @@ def test_threads_without_streams_are_given_what_is_new(serve: Serve) -> None:
         for _ in range(20):
             assert quick.ask("/").body == b"quick"
         go.set()
+
+
+def test_whole_batches_are_dispatched_in_threads(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    busy, go = threading.Event(), threading.Event()
+
+    def dispatcher(batch: fastbatch.Batch) -> None:
+        sizes.append(len(batch))  # who asks for its length keeps all of it
+        if batch[0].path == "/first":
+            busy.set()
+            assert go.wait(helpers.TIMEOUT)
+        time.sleep(0.01)
+        for i, path in enumerate([request.path for request in batch]):
+            batch.reply(i, f"{path} of {len(batch)}")
+
+    monkeypatch.setattr(
+        "fastbatch._server.dispatcher_for", lambda *_: lambda _: dispatcher
+    )
+    server = serve(None, threads=1)  # type: ignore[arg-type]
+    with gates.connect(server, 31) as (first, *others):
+        first.send(get("/first"))
+        assert busy.wait(helpers.TIMEOUT)
+        received = server.stats()["bytes_received"]
+        for i, connection in enumerate(others):
+            connection.send(get(f"/{i:02}"))
+        gates.wait_until_read(server, received + 30 * len(get("/00")))
+        go.set()
+        assert first.reply().body == b"/first of 1"
+        for i, connection in enumerate(others):
+            assert connection.reply().body == f"/{i:02} of 30".encode()
+    assert sizes == [1, 30]
