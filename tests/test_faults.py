@@ -316,25 +316,29 @@ def judge(came: Outcome, right: Outcome) -> None:
 
 
 @contextlib.contextmanager
-def serving(app: Callable[..., Any]) -> Iterator[fastbatch.Server]:
+def serving(app: Callable[..., Any], threads: int = 0) -> Iterator[fastbatch.Server]:
     """A new server, which has taken no memory yet for connections and requests."""
-    server = fastbatch.Server(app, bind="127.0.0.1:0", max_body_memory=LIMIT).start()
+    server = fastbatch.Server(
+        app, bind="127.0.0.1:0", max_body_memory=LIMIT, threads=threads
+    ).start()
     try:
+        if threads > 0:
+            helpers.get_url(server)  # so that its thread is there
         yield server
         wait_until_gone(server)
     finally:
         server.stop(now=True)
 
 
-def fail_each(kind: str, app: Callable[..., Any], case: Case) -> int:
+def fail_each(kind: str, app: Callable[..., Any], case: Case, threads: int = 0) -> int:
     """Have the first call of a kind fail, then the second, until a run has no more."""
-    with serving(app) as server:
+    with serving(app, threads) as server:
         right = ask(server, case)
     nth = 0
     has_failed = True
     while has_failed:
         nth += 1
-        with serving(app) as server:
+        with serving(app, threads) as server:
             fail_nth(kind, nth)
             came = ask(server, case)
             wait_until_gone(server)
@@ -351,6 +355,14 @@ def test_each_want_of_memory_fails_a_request_and_keeps_nothing(
     app: Callable[..., Any], case: Case, kind: str
 ) -> None:
     assert fail_each(kind, app, case) > 0 or (kind, case) == ("python", REJECTED)
+
+
+@pytest.mark.parametrize("kind", ["heap", "python"])
+@pytest.mark.parametrize(("app", "case"), CASES.values(), ids=CASES)
+def test_each_want_of_memory_with_a_handler_thread_keeps_nothing(
+    app: Callable[..., Any], case: Case, kind: str
+) -> None:
+    fail_each(kind, app, case, threads=1)  # what is kept may have been taken before
 
 
 @pytest.mark.parametrize("app", [handler, application])
