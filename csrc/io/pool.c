@@ -288,14 +288,6 @@ hand_over(fb_hand *hand, fb_batch *batch, size_t from, size_t end)
     uv_cond_signal(&hand->is_wanted);
 }
 
-static void
-count_batch(fb_server *server, size_t n_slots)
-{
-    fb_count_add(&server->stats->n_batches, 1);
-    fb_count_add(&server->stats->n_requests, n_slots);
-    fb_count_add(&server->stats->batch_sizes[n_slots], 1);
-}
-
 /* Share out the collected batch, fairly. */
 static void
 share_collected(fb_pool *pool)
@@ -308,7 +300,7 @@ share_collected(fb_pool *pool)
         size_t n = (batch->n_slots - from + n_idle - 1) / n_idle;
         size_t end = end_of_part(batch, from, n);
         hand_over(hand, batch, from, end);
-        count_batch(pool->server, end - from);
+        fb_stats_note_batch(pool->server->stats, end - from);
         from = end;
     }
     fb_batch_drop_first(batch, from);

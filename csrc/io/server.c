@@ -161,9 +161,7 @@ fb_server_dispatch(fb_server *server)
         return;
     }
     fb_batch *batch = &server->batch;
-    fb_count_add(&server->stats->n_batches, 1);
-    fb_count_add(&server->stats->n_requests, batch->n_slots);
-    fb_count_add(&server->stats->batch_sizes[batch->n_slots], 1);
+    fb_stats_note_batch(server->stats, batch->n_slots);
     locate_slots(batch);
     fb_executor *executor = &server->executor;
     fb_executor_begin(executor);

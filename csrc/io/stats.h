@@ -43,6 +43,15 @@ typedef struct fb_stats {
  * for longer than all. */
 extern const uint32_t fb_queue_bounds_us[FB_QUEUE_BOUNDS];
 
+/* A batch of n slots is handed over. */
+static inline void
+fb_stats_note_batch(fb_stats *stats, size_t n)
+{
+    fb_count_add(&stats->n_batches, 1);
+    fb_count_add(&stats->n_requests, n);
+    fb_count_add(&stats->batch_sizes[n], 1);
+}
+
 /* n slots were answered, in a dispatch that began at began, by uv_hrtime; their
  * connections are not settled yet. A request has waited since its bytes were there, or
  * the one before it on the same connection was answered. A reply whose status is not

@@ -9,6 +9,7 @@
 #include "io/file.h"
 #include "io/server.h"
 #include "io/spool.h"
+#include "limits.h"
 #include "peer.h"
 
 #include <assert.h>
@@ -282,25 +283,8 @@ reset_world(void)
     memset(&w, 0, sizeof(w));
     w.temp_dir = "/tmp";
     w.file = -1;
-    w.limits = (fb_limits){
-        .batch_size = FB_BATCH_SLOTS,
-        .max_target = FB_MAX_TARGET,
-        .max_headers = FB_MAX_HEADERS,
-        .max_head = FB_MAX_HEAD,
-        .max_body = FB_MAX_BODY,
-        .max_body_memory = FB_BODY_MEMORY_BOUND,
-        .max_connections = FB_MAX_CONNECTIONS,
-        .max_keepalive_requests = FB_MAX_KEEPALIVE_REQUESTS,
-        .max_input_memory = FB_MAX_INPUT_MEMORY,
-        .min_rate = FB_MIN_RATE,
-        .queue_timeout_ms = 60000,
-        .backlog = FB_BACKLOG,
-        .keepalive_timeout_ms = 60000,
-        .head_timeout_ms = 60000,
-        .body_timeout_ms = 60000,
-        .write_timeout_ms = 60000,
-        .graceful_timeout_ms = 60000,
-    };
+    w.limits = test_limits();
+    w.limits.max_body_memory = FB_BODY_MEMORY_BOUND;
 }
 
 static void

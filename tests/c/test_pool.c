@@ -8,6 +8,7 @@
 #include "check.h"
 #include "fault.h"
 #include "io/server.h"
+#include "limits.h"
 #include "peer.h"
 
 #include <assert.h>
@@ -386,26 +387,8 @@ reset_world(size_t n_threads)
 {
     memset(&w, 0, sizeof(w));
     w.wakeup[0] = -1;
-    w.limits = (fb_limits){
-        .batch_size = FB_BATCH_SLOTS,
-        .max_target = FB_MAX_TARGET,
-        .max_headers = FB_MAX_HEADERS,
-        .max_head = FB_MAX_HEAD,
-        .max_body = FB_MAX_BODY,
-        .max_body_memory = FB_MAX_BODY_MEMORY,
-        .max_connections = FB_MAX_CONNECTIONS,
-        .max_keepalive_requests = FB_MAX_KEEPALIVE_REQUESTS,
-        .max_input_memory = FB_MAX_INPUT_MEMORY,
-        .threads = n_threads,
-        .backlog = FB_BACKLOG,
-        .min_rate = FB_MIN_RATE,
-        .queue_timeout_ms = 60000,
-        .keepalive_timeout_ms = 60000,
-        .head_timeout_ms = 60000,
-        .body_timeout_ms = 60000,
-        .write_timeout_ms = 60000,
-        .graceful_timeout_ms = 60000,
-    };
+    w.limits = test_limits();
+    w.limits.threads = n_threads;
 }
 
 /* Returns what fb_server_open does. */
