@@ -769,6 +769,8 @@ def is_closed(server: fastbatch.Server) -> bool:
         socket.create_connection(server.address).close()  # type: ignore[arg-type]
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        pass  # it stood at the door when the listener was closed
     return False
 
 
