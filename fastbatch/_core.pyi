@@ -208,6 +208,7 @@ class Server:
         ``batch_sizes`` has 257 items. ``queue_times`` has one more than
         QUEUE_BOUNDS_US: item n counts the requests that waited for at most bound n and
         for longer than the bound before, the last those that did for longer than all.
+        What is counted of each queue is there once more in ``queues``, a list.
         """
 
 QUEUE_BOUNDS_US: tuple[int, ...]
@@ -219,9 +220,11 @@ ROSTER_BYTES: int
 STATS_BYTES: int
 """How much memory the counters of a Server take."""
 
-def read_stats(buffer: Buffer, /) -> dict[str, Any]:
+def read_stats(buffer: Buffer, n_queues: int = 1, /) -> dict[str, Any]:
     """``Server.stats()`` of the server that was given this buffer, in any process.
 
+    Its ``queues`` are the first ``n_queues``; the totals are of all.
+
     Raises:
-        ValueError: it is too small, or not aligned.
+        ValueError: it is too small, or not aligned; there cannot be so many queues.
     """

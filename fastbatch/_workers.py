@@ -257,7 +257,7 @@ def _sum(a: Any, b: Any) -> Any:
     if isinstance(a, dict):
         return add_up([a, b])
     if isinstance(a, list):
-        return [x + y for x, y in zip(a, b, strict=True)]
+        return [_sum(x, y) for x, y in zip(a, b, strict=True)]
     return a + b
 
 

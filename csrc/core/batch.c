@@ -12,6 +12,7 @@ fb_batch_init(fb_batch *batch, size_t size)
     assert(size >= 1 && size <= FB_BATCH_SLOTS);
     batch->n_slots = 0;
     batch->size = size;
+    batch->queue = 0;
 }
 
 fb_slot *

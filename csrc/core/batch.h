@@ -31,9 +31,11 @@ typedef struct fb_slot {
 typedef struct fb_batch {
     size_t n_slots; /* in use */
     size_t size;    /* the most it may hold, 1..FB_BATCH_SLOTS */
+    uint32_t queue; /* which of the server's queues it is of, below FB_QUEUES_BOUND */
     fb_slot slots[FB_BATCH_SLOTS];
 } fb_batch;
 
+/* Make an empty batch, of queue 0. */
 void fb_batch_init(fb_batch *batch, size_t size);
 
 static inline bool

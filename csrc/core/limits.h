@@ -16,6 +16,10 @@
 /* Slots: the most that one call of the dispatcher covers. Then: another batch. */
 #define FB_BATCH_SLOTS 256
 
+/* Queues: one of each batch route, and one of everything else. Each has a batch of its
+ * own, of about a megabyte if it is ever used. Then: no start. */
+#define FB_QUEUES_BOUND 16
+
 /* Handler threads; each has room for a batch of its own, about a megabyte if it is ever
  * used. 0: the handler runs on the loop. */
 #define FB_THREADS 0

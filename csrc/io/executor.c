@@ -58,8 +58,8 @@ fb_executor_end(fb_executor *executor)
 {
     fb_batch *batch = executor->batch;
     executor->ended_at = uv_hrtime();
-    fb_count_add_shared(&executor->server->stats->handler_ns,
-                        executor->ended_at - executor->began_at);
+    fb_stats_note_dispatch(executor->server->stats, batch->queue,
+                           executor->ended_at - executor->began_at);
     fb_executor_lock(executor);
     executor->is_dispatching = false;
     for (size_t i = 0; i < batch->n_slots; i++) {

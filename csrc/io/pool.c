@@ -279,6 +279,7 @@ end_of_part(const fb_batch *batch, size_t from, size_t n)
 static void
 hand_over(fb_hand *hand, fb_batch *batch, size_t from, size_t end)
 {
+    hand->batch.queue = batch->queue;
     for (size_t i = from; i < end; i++) {
         fb_slot *slot = fb_batch_move(&hand->batch, &batch->slots[i]);
         fb_conn_hand_over(slot->owner, &hand->executor, slot);
@@ -300,7 +301,7 @@ share_collected(fb_pool *pool)
         size_t n = (batch->n_slots - from + n_idle - 1) / n_idle;
         size_t end = end_of_part(batch, from, n);
         hand_over(hand, batch, from, end);
-        fb_stats_note_batch(pool->server->stats, end - from);
+        fb_stats_note_batch(pool->server->stats, batch->queue, end - from);
         from = end;
     }
     fb_batch_drop_first(batch, from);
@@ -375,7 +376,7 @@ take_back(fb_hand *hand, size_t from, size_t end)
 {
     fb_server *server = hand->executor.server;
     fb_slot *slots = hand->batch.slots;
-    fb_stats_note_slots(server->stats, &slots[from], end - from,
+    fb_stats_note_slots(server->stats, hand->batch.queue, &slots[from], end - from,
                         hand->executor.began_at);
     if (server->access.is_on) {
         fb_access_log_slots(&server->access, &hand->executor, &slots[from], end - from);

@@ -161,7 +161,7 @@ fb_server_dispatch(fb_server *server)
         return;
     }
     fb_batch *batch = &server->batch;
-    fb_stats_note_batch(server->stats, batch->n_slots);
+    fb_stats_note_batch(server->stats, batch->queue, batch->n_slots);
     locate_slots(batch);
     fb_executor *executor = &server->executor;
     fb_executor_begin(executor);
@@ -172,7 +172,7 @@ fb_server_dispatch(fb_server *server)
         fb_server_stop(server, FB_STOP_GRACEFUL);
     }
     fb_executor_end(executor);
-    fb_stats_note_slots(server->stats, batch->slots, batch->n_slots,
+    fb_stats_note_slots(server->stats, batch->queue, batch->slots, batch->n_slots,
                         executor->began_at);
     if (server->access.is_on) {
         fb_access_log_slots(&server->access, executor, batch->slots, batch->n_slots);

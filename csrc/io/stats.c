@@ -25,7 +25,7 @@ bucket_of(uint64_t waited_ns)
 }
 
 static void
-note_waits(fb_stats *stats, uint64_t waited_ns, uint64_t n)
+note_waits(fb_queue_stats *stats, uint64_t waited_ns, uint64_t n)
 {
     fb_count_add(&stats->queue_ns, waited_ns * n);
     fb_count_add(&stats->queue_times[bucket_of(waited_ns)], n);
@@ -39,7 +39,7 @@ queued_at(const fb_slot *slot)
 }
 
 static void
-note_all_waits(fb_stats *stats, const fb_slot *slots, size_t n, uint64_t began)
+note_all_waits(fb_queue_stats *stats, const fb_slot *slots, size_t n, uint64_t began)
 {
     size_t first = 0;
     for (size_t i = 1; i <= n; i++) {
@@ -68,9 +68,10 @@ note_all_replies(fb_stats *stats, const fb_slot *slots, size_t n)
 }
 
 void
-fb_stats_note_slots(fb_stats *stats, const fb_slot *slots, size_t n, uint64_t began)
+fb_stats_note_slots(fb_stats *stats, uint32_t queue, const fb_slot *slots, size_t n,
+                    uint64_t began)
 {
-    note_all_waits(stats, slots, n, began);
+    note_all_waits(&stats->queues[queue], slots, n, began);
     note_all_replies(stats, slots, n);
     fb_count_add(&stats->n_slots, -(uint64_t)n);
 }

@@ -64,6 +64,7 @@ typedef struct limit {
 
 static const limit limits[] = {
     {"batch_slots", FB_BATCH_SLOTS},
+    {"queues_bound", FB_QUEUES_BOUND},
     {"backlog", FB_BACKLOG},
     {"threads", FB_THREADS},
     {"threads_bound", FB_THREADS_BOUND},
@@ -361,9 +362,9 @@ module_free(void *module)
 }
 
 static PyMethodDef module_methods[] = {
-    {"read_stats", py_stats_read, METH_O,
-     PyDoc_STR("read_stats(buffer, /)\n--\n\nThe counters of the server that was given "
-               "this buffer, in whatever process it is.")},
+    {"read_stats", py_stats_read, METH_VARARGS,
+     PyDoc_STR("read_stats(buffer, n_queues=1, /)\n--\n\nThe counters of the server "
+               "that was given this buffer, in whatever process it is.")},
     {NULL, NULL, 0, NULL},
 };
 

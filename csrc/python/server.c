@@ -693,7 +693,7 @@ server_stats(PyObject *op, PyObject *unused)
         return NULL;
     }
     fb_server_publish(server);
-    return py_stats_dict(server->stats);
+    return py_stats_dict(server->stats, 1);
 }
 
 /* ---- the type -------------------------------------------------------------------- */

@@ -1,16 +1,49 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Counters as a dict.
+ * Counters as dicts: of each queue, and of all together. A total is made of the same
+ * look at the counters as its parts.
  */
 #include "python/stats.h"
 
-static PyObject *
-list_of(const fb_count *counts, Py_ssize_t n)
+/* A counter of fb_queue_stats, or n of them, by the name that Python has for it. */
+typedef struct member {
+    const char *name;
+    size_t offset; /* in fb_queue_stats */
+    size_t n;      /* 1: a number; otherwise a list of as many */
+} member;
+
+static const member members[] = {
+    {"requests", offsetof(fb_queue_stats, n_requests), 1},
+    {"batches", offsetof(fb_queue_stats, n_batches), 1},
+    {"queue_ns", offsetof(fb_queue_stats, queue_ns), 1},
+    {"handler_ns", offsetof(fb_queue_stats, handler_ns), 1},
+    {"expired", offsetof(fb_queue_stats, n_expired), 1},
+    {"refused", offsetof(fb_queue_stats, n_refused), 1},
+    {"waiting", offsetof(fb_queue_stats, n_waiting), 1},
+    {"batch_sizes", offsetof(fb_queue_stats, batch_sizes), FB_BATCH_SLOTS + 1},
+    {"queue_times", offsetof(fb_queue_stats, queue_times), FB_QUEUE_BOUNDS + 1},
+};
+#define N_MEMBERS (sizeof(members) / sizeof(members[0]))
+
+/* Numbers of one queue, or of all: as many as fb_queue_stats has, in its order. */
+#define N_NUMBERS (sizeof(fb_queue_stats) / sizeof(fb_count))
+
+static void
+read_queue(const fb_queue_stats *queue, uint64_t *numbers)
 {
-    PyObject *list = PyList_New(n);
-    for (Py_ssize_t i = 0; list != NULL && i < n; i++) {
-        PyObject *count = PyLong_FromUnsignedLongLong(fb_count_get(&counts[i]));
-        if (count == NULL || PyList_SetItem(list, i, count) < 0) {
+    const fb_count *counts = (const fb_count *)queue;
+    for (size_t i = 0; i < N_NUMBERS; i++) {
+        numbers[i] = fb_count_get(&counts[i]);
+    }
+}
+
+static PyObject *
+list_of(const uint64_t *numbers, size_t n)
+{
+    PyObject *list = PyList_New((Py_ssize_t)n);
+    for (size_t i = 0; list != NULL && i < n; i++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(numbers[i]);
+        if (count == NULL || PyList_SetItem(list, (Py_ssize_t)i, count) < 0) {
             Py_CLEAR(list);
         }
     }
@@ -50,15 +83,51 @@ put(PyObject *dict, const char *name, PyObject *value)
     return error;
 }
 
+/* Put what was read of a queue, or of all, into dict. Returns as put. */
+static int
+put_numbers(PyObject *dict, const uint64_t *numbers)
+{
+    int error = 0;
+    for (size_t i = 0; error == 0 && i < N_MEMBERS; i++) {
+        const uint64_t *first = &numbers[members[i].offset / sizeof(fb_count)];
+        PyObject *value = members[i].n == 1 ? PyLong_FromUnsignedLongLong(*first)
+                                            : list_of(first, members[i].n);
+        error = put(dict, members[i].name, value);
+    }
+    return error;
+}
+
+/* Returns a new list of the first n_queues, and adds all to totals; or NULL with an
+ * exception set. */
+static PyObject *
+queues_of(const fb_stats *stats, size_t n_queues, uint64_t *totals)
+{
+    PyObject *list = PyList_New(0);
+    for (size_t i = 0; list != NULL && i < FB_QUEUES_BOUND; i++) {
+        uint64_t numbers[N_NUMBERS];
+        read_queue(&stats->queues[i], numbers);
+        for (size_t k = 0; k < N_NUMBERS; k++) {
+            totals[k] += numbers[k];
+        }
+        if (i < n_queues) {
+            PyObject *dict = PyDict_New();
+            if (dict == NULL || put_numbers(dict, numbers) < 0 ||
+                PyList_Append(list, dict) < 0) {
+                Py_CLEAR(list);
+            }
+            Py_XDECREF(dict);
+        }
+    }
+    return list;
+}
+
 PyObject *
-py_stats_dict(const fb_stats *stats)
+py_stats_dict(const fb_stats *stats, size_t n_queues)
 {
     const struct {
         const char *name;
         const fb_count *count;
     } counts[] = {
-        {"requests", &stats->n_requests},
-        {"batches", &stats->n_batches},
         {"connections", &stats->n_conns},
         {"open_connections", &stats->n_open},
         {"slots_in_use", &stats->n_slots},
@@ -71,8 +140,6 @@ py_stats_dict(const fb_stats *stats)
         {"fields_dropped", &stats->n_fields_dropped},
         {"log_lines_dropped", &stats->n_lines_lost},
         {"allocations", &stats->n_taken},
-        {"queue_ns", &stats->queue_ns},
-        {"handler_ns", &stats->handler_ns},
         {"beat_ms", &stats->beat_ms},
     };
     PyObject *dict = PyDict_New();
@@ -82,10 +149,9 @@ py_stats_dict(const fb_stats *stats)
             Py_CLEAR(dict);
         }
     }
-    if (dict != NULL && (put(dict, "batch_sizes",
-                             list_of(stats->batch_sizes, FB_BATCH_SLOTS + 1)) < 0 ||
-                         put(dict, "queue_times",
-                             list_of(stats->queue_times, FB_QUEUE_BOUNDS + 1)) < 0 ||
+    uint64_t totals[N_NUMBERS] = {0};
+    if (dict != NULL && (put(dict, "queues", queues_of(stats, n_queues, totals)) < 0 ||
+                         put_numbers(dict, totals) < 0 ||
                          put(dict, "replies", replies_of(stats)) < 0)) {
         Py_CLEAR(dict);
     }
@@ -123,15 +189,25 @@ py_stats_queue_bounds(void)
 }
 
 PyObject *
-py_stats_read(PyObject *module, PyObject *buffer)
+py_stats_read(PyObject *module, PyObject *args)
 {
     (void)module;
+    PyObject *buffer;
+    Py_ssize_t n_queues = 1;
+    if (!PyArg_ParseTuple(args, "O|n:read_stats", &buffer, &n_queues)) {
+        return NULL;
+    }
+    if (n_queues < 0 || n_queues > FB_QUEUES_BOUND) {
+        PyErr_Format(PyExc_ValueError, "there are no more than %d queues",
+                     FB_QUEUES_BOUND);
+        return NULL;
+    }
     Py_buffer view;
     const fb_stats *stats = py_stats_in(buffer, PyBUF_SIMPLE, &view);
     if (stats == NULL) {
         return NULL;
     }
-    PyObject *dict = py_stats_dict(stats);
+    PyObject *dict = py_stats_dict(stats, (size_t)n_queues);
     PyBuffer_Release(&view);
     return dict;
 }

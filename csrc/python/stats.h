@@ -11,8 +11,9 @@
 
 #include <stdbool.h>
 
-/* Returns a new dict, or NULL with an exception set. */
-PyObject *py_stats_dict(const fb_stats *stats);
+/* Returns a new dict, or NULL with an exception set. Its "queues" are the first
+ * n_queues, each a dict; what these count is there for all queues together, too. */
+PyObject *py_stats_dict(const fb_stats *stats, size_t n_queues);
 
 /* Find the stats in the memory of object, with flags as for PyObject_GetBuffer. Returns
  * them, valid until view is released; or NULL with an exception set. */
@@ -21,7 +22,7 @@ fb_stats *py_stats_in(PyObject *object, int flags, Py_buffer *view);
 /* Returns fb_queue_bounds_us as a new tuple, or NULL with an exception set. */
 PyObject *py_stats_queue_bounds(void);
 
-/* read_stats(buffer, /) of the module. */
-PyObject *py_stats_read(PyObject *module, PyObject *buffer);
+/* read_stats(buffer, n_queues=1, /) of the module. */
+PyObject *py_stats_read(PyObject *module, PyObject *args);
 
 #endif

@@ -453,7 +453,7 @@ test_pipelined_requests_are_answered_in_order(void)
         check_over(&client);
         peer_close(&client);
         for (size_t n = batch_sizes[i] + 1; n <= FB_BATCH_SLOTS; n++) {
-            CHECK_SIZE(fb_count_get(&w.server->stats->batch_sizes[n]), 0);
+            CHECK_SIZE(fb_count_get(&w.server->stats->queues[0].batch_sizes[n]), 0);
         }
         CHECK_SIZE(w.n_requests, N_PIPELINED);
         close_world();
@@ -547,7 +547,7 @@ test_requests_of_many_connections_share_a_batch(void)
     }
     check_reply(&holder, 200, "/hold");
     peer_close(&holder);
-    CHECK(fb_count_get(&w.server->stats->n_batches) < N / 2);
+    CHECK(fb_count_get(&w.server->stats->queues[0].n_batches) < N / 2);
     close_world();
 }
 
@@ -698,7 +698,7 @@ test_replies_do_not_wait_for_the_slowest_slot(void)
     w.is_held = false;
     check_reply(&client, 200, "/hold");
     check_reply(&client, 200, "/c");
-    CHECK_SIZE(fb_count_get(&w.server->stats->n_batches), 1);
+    CHECK_SIZE(fb_count_get(&w.server->stats->queues[0].n_batches), 1);
     peer_close(&client);
     close_world();
 }

@@ -863,9 +863,9 @@ test_idle_threads_share_fairly(void)
     for (int i = 0; i < N; i++) {
         check_last_reply(&clients[i], 200, "/a");
     }
-    CHECK_SIZE(fb_count_get(&w.server->stats->n_batches), THREADS);
-    CHECK_SIZE(fb_count_get(&w.server->stats->batch_sizes[3]), 2);
-    CHECK_SIZE(fb_count_get(&w.server->stats->batch_sizes[2]), 1);
+    CHECK_SIZE(fb_count_get(&w.server->stats->queues[0].n_batches), THREADS);
+    CHECK_SIZE(fb_count_get(&w.server->stats->queues[0].batch_sizes[3]), 2);
+    CHECK_SIZE(fb_count_get(&w.server->stats->queues[0].batch_sizes[2]), 1);
     close_world();
 }
 
@@ -887,7 +887,7 @@ test_batch_grows_while_all_threads_are_busy(void)
         check_last_reply(&clients[i], 200, "/a");
     }
     check_last_reply(&held, 200, "/hold/0");
-    CHECK_SIZE(fb_count_get(&w.server->stats->batch_sizes[N]), 1);
+    CHECK_SIZE(fb_count_get(&w.server->stats->queues[0].batch_sizes[N]), 1);
     close_world();
 }
 
