@@ -8,6 +8,7 @@
 
 from importlib.metadata import version
 
+from fastbatch._batch import BatchSettings, batch
 from fastbatch._config import Options
 from fastbatch._core import Batch, Headers, ReplyError, Request
 from fastbatch._reply import HTTPError, Response
@@ -15,6 +16,7 @@ from fastbatch._server import Server, run
 
 __all__ = [
     "Batch",
+    "BatchSettings",
     "HTTPError",
     "Headers",
     "Options",
@@ -23,6 +25,7 @@ __all__ = [
     "Response",
     "Server",
     "__version__",
+    "batch",
     "run",
 ]
 

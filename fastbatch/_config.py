@@ -499,9 +499,11 @@ class Options:
     interface: str = _option(
         "auto",
         BATCHING,
-        OneOf("auto", "request", "wsgi"),
-        "How the handler is called: request (one Request, returns a reply), wsgi (a"
-        " WSGI application, PEP 3333), or auto (found out from its signature).",
+        OneOf("auto", "request", "batch", "wsgi"),
+        "How the handler is called: request (one Request, returns a reply), batch (a"
+        " Batch, returns as many replies), wsgi (a WSGI application, PEP 3333), or auto"
+        " (batch if it is marked with fastbatch.batch, else found out from its"
+        " signature).",
     )
     root_path: str = _option(
         "",

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fastbatch._batch import batch_dispatcher, settings_of
 from fastbatch._config import Options
-from fastbatch._core import Batch, ReplyError, Request
-from fastbatch._reply import HTTPError, Response, plain_text
+from fastbatch._core import Batch, Request
+from fastbatch._failures import name_of, reply_to_error
 from fastbatch._sockets import TcpAddress
 from fastbatch._wsgi import ALONE, Concurrency, gateway
-
-log = logging.getLogger("fastbatch")
 
 Dispatcher = Callable[[Batch], object]
 
@@ -44,9 +41,10 @@ def dispatcher_for(
             f"the handler {handler!r} is not callable: give a function of one request, "
             "or a WSGI application"
         )
-    if _is_coroutine_function(handler):
+    kind = _asynchronous_kind(handler)
+    if kind is not None:
         raise TypeError(
-            f"the handler {name_of(handler)} is a coroutine function, which is not "
+            f"the handler {name_of(handler)} is {kind}, which is not "
             "served: give a plain function of one request, or a WSGI application"
         )
     kind = options.interface
@@ -57,16 +55,39 @@ def dispatcher_for(
         return lambda addresses: gateway(
             handler, name, addresses, options.root_path, concurrency
         )
+    if kind == "batch":
+        _check_batch_handler(handler)
+        return lambda _addresses: batch_dispatcher(handler)
     return lambda _addresses: request_dispatcher(handler)
 
 
-def _is_coroutine_function(handler: Any) -> bool:
+def _asynchronous_kind(handler: Any) -> str | None:
+    """What a handler is that only an event loop of Python's can call."""
     call = getattr(type(handler), "__call__", None)  # noqa: B004 - its kind is asked
-    return any(map(inspect.iscoroutinefunction, (handler, call)))
+    for function in (handler, call):
+        if inspect.iscoroutinefunction(function):
+            return "a coroutine function"
+        if inspect.isasyncgenfunction(function):
+            return "an asynchronous generator function"
+    return None
+
+
+def _check_batch_handler(handler: Callable[..., Any]) -> None:
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # nothing is known of some C functions: a call will tell
+    if not _takes(signature, 1):
+        raise TypeError(
+            f"the handler {name_of(handler)}{signature} cannot be called with one "
+            "argument: a batch handler takes one batch, def handler(batch)"
+        )
 
 
 def _recognise(handler: Callable[..., Any]) -> str:
-    """Tell the interface of a handler: by its signature, or by where it comes from."""
+    """Tell the interface of a handler: by its mark, its signature, or its origin."""
+    if settings_of(handler) is not None:
+        return "batch"
     is_known = type(handler).__module__.partition(".")[0] in _WSGI_FRAMEWORKS
     try:
         signature = inspect.signature(handler)
@@ -106,14 +127,6 @@ def _has_no_names(signature: inspect.Signature) -> bool:
     return all(p.kind not in named for p in signature.parameters.values())
 
 
-def name_of(handler: Any) -> str:
-    """The handler's name for messages, ``module.qualname`` where it has them."""
-    name = getattr(handler, "__qualname__", None)
-    if name is None:
-        return repr(handler)
-    return f"{getattr(handler, '__module__', '?')}.{name}"
-
-
 def request_dispatcher(handler: Callable[[Request], Any]) -> Dispatcher:
     """Call ``handler`` with each request of the batch and reply at once.
 
@@ -130,36 +143,8 @@ def request_dispatcher(handler: Callable[[Request], Any]) -> Dispatcher:
             try:
                 behind = reply(i, handler(request))
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the slot's
-                behind = _reply_to_error(batch, i, handler, error)
+                behind = reply_to_error(batch, i, handler, error)
             if behind is not None:
                 dropped += behind
 
     return dispatch
-
-
-def _reply_to_error(
-    batch: Batch, index: int, handler: Callable[[Request], Any], error: Exception
-) -> tuple[int, ...] | None:
-    """Answer a slot whose handler raised, or whose reply was none, and log it."""
-    if isinstance(error, HTTPError):
-        try:
-            return batch.reply(index, error.response)
-        except Exception as bad:  # noqa: BLE001 - a subclass, its headers, its body
-            error = bad
-    request = batch[index]
-    dropped = batch.reply(index, Response(500, (), plain_text(500)))
-    _log(handler, request, error)
-    return dropped
-
-
-def _log(handler: Callable[[Request], Any], request: Request, error: Exception) -> None:
-    try:
-        if isinstance(error, ReplyError):
-            # Its traceback would show this file alone; the message has what it was.
-            log.error("handler %s, %r: %s", name_of(handler), request, error)
-        else:
-            log.error(
-                "handler %s failed, %r", name_of(handler), request, exc_info=error
-            )
-    except Exception:  # noqa: BLE001 - a log that fails must not fail other slots
-        traceback.print_exc()

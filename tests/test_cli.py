@@ -241,7 +241,8 @@ def test_command_line_wins_over_the_environment(fastbatch_: Start) -> None:
         ),
         (
             ["--interface=asgi"],
-            "--interface asgi is not allowed: it must be 'auto', 'request' or 'wsgi'",
+            "--interface asgi is not allowed: it must be 'auto', 'request', 'batch' or"
+            " 'wsgi'",
         ),
         (
             ["--bind", "8000"],

@@ -100,7 +100,8 @@ def test_the_sentence_names_option_value_and_what_is_allowed() -> None:
         " to 2147483"
     )
     assert message(interface="asgi") == (
-        "interface='asgi' is not allowed: it must be 'auto', 'request' or 'wsgi'"
+        "interface='asgi' is not allowed: it must be 'auto', 'request', 'batch' or"
+        " 'wsgi'"
     )
     assert message(root_path="app/") == (
         "root_path='app/' is not allowed: it must be a str that begins with '/' and"
