@@ -17,6 +17,7 @@ import ipaddress
 import logging
 import operator
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypedDict, Unpack
@@ -29,6 +30,8 @@ DEFAULT_PORT = 8000
 ENV_PREFIX = "FASTBATCH_"
 
 _MAX_SECONDS = LIMITS["timeout_bound_ms"] // 1000
+
+_MAX_BATCH_WAIT = LIMITS["batch_wait_bound_us"] // 1_000_000
 
 _MAX_NETWORKS = LIMITS["max_networks"]
 
@@ -125,16 +128,22 @@ class Mode(Integer):
 
 
 class Seconds(Rule):
-    """A time-out; 0 is none."""
+    """A time-out, or a wait; 0 is none."""
 
     metavar = "SECONDS"
     unit = "seconds"
-    allowed = f"it must be a number of seconds from 0 (none) to {_MAX_SECONDS}"
+
+    def __init__(self, high: int = _MAX_SECONDS) -> None:
+        self.high = high
+
+    @property
+    def allowed(self) -> str:
+        return f"it must be a number of seconds from 0 (none) to {self.high}"
 
     def check(self, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise Refusal(self.allowed, TypeError)
-        if not 0 <= value <= _MAX_SECONDS:  # false for nan
+        if not 0 <= value <= self.high:  # false for nan
             raise Refusal(self.allowed)
         return float(value)
 
@@ -163,6 +172,52 @@ class OneOf(Rule):
         if value not in self.words:
             raise Refusal(allowed)
         return str(value)
+
+
+class IntegerOneOf(Rule):
+    """One of a few whole numbers."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+        self.metavar = "|".join(map(str, numbers))
+
+    @property
+    def allowed(self) -> str:
+        *first, last = map(str, self.numbers)
+        return f"it must be {', '.join(first)} or {last}"
+
+    def check(self, value: Any) -> int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise Refusal(self.allowed, TypeError)
+        number = int(operator.index(value))
+        if number not in self.numbers:
+            raise Refusal(self.allowed)
+        return number
+
+    def parse(self, text: str) -> int:
+        try:
+            return self.check(int(text))
+        except ValueError:
+            raise Refusal(self.allowed) from None
+
+
+class FieldName(Rule):
+    """The name of a header field of requests, RFC 9110 5.1, or '' for none."""
+
+    metavar = "NAME"
+    allowed = "it must be the name of a header field, or '' (none)"
+
+    def check(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise Refusal(self.allowed, TypeError)
+        if "_" in value:
+            raise Refusal("fields with an underscore in their names are dropped")
+        if not re.fullmatch(r"[!#$%&'*+.^`|~0-9A-Za-z-]*", value):
+            raise Refusal(self.allowed)
+        return str(value)
+
+    def format(self, value: str) -> str:
+        return value or "''"
 
 
 class FieldValue(Rule):
@@ -519,6 +574,42 @@ class Options:
         "The most requests that are handed over together. Others wait for the next"
         " batch.",
     )
+    batch_wait: float = _option(
+        LIMITS["batch_wait_us"] / 1_000_000,
+        BATCHING,
+        Seconds(_MAX_BATCH_WAIT),
+        "How long the first request of a batch may wait for others to join it, in"
+        " steps of a microsecond. 0: a batch is what is ready.",
+    )
+    deadline: float = _option(
+        _seconds("deadline"),
+        BATCHING,
+        Seconds(),
+        "How long a request that has arrived may wait to be handled. Then the client"
+        " gets 504, and the handler is not called.",
+    )
+    deadline_header: str = _option(
+        "",
+        BATCHING,
+        FieldName(),
+        "The header field in which clients say how long their requests may wait, in"
+        " seconds, or milliseconds if its name ends with -ms. It can make deadline"
+        " shorter, not longer. Empty for none.",
+    )
+    queue_size: int = _option(
+        LIMITS["queue_size"],
+        BATCHING,
+        Integer(1, LIMITS["queue_size_bound"], "requests"),
+        "The most requests that wait for a handler: of each batch handler, and of all"
+        " others together. Beyond it the client gets queue_full_status.",
+    )
+    queue_full_status: int = _option(
+        LIMITS["queue_full_status"],
+        BATCHING,
+        IntegerOneOf(503, 429),
+        "What a client gets when queue_size requests wait already: 503 (Service"
+        " Unavailable) or 429 (Too Many Requests), with Retry-After.",
+    )
     workers: int | str = _option(
         1,
         WORKING,
@@ -779,6 +870,11 @@ class OptionArguments(TypedDict, total=False):
     interface: str
     root_path: str
     batch_size: int
+    batch_wait: float
+    deadline: float
+    deadline_header: str
+    queue_size: int
+    queue_full_status: int
     workers: int | str
     processes: bool | None
     threads: int

@@ -15,7 +15,7 @@ from fastbatch import Options, Server, _config, _core, run
 from fastbatch._config import OPTIONS, SHORTHANDS, OptionArguments, describe_options
 
 NAMES = [option.name for option in OPTIONS]
-SECONDS = [name for name in NAMES if name.endswith("_timeout")]
+SECONDS = ["deadline", *(name for name in NAMES if name.endswith("_timeout"))]
 
 
 def options(name: str, value: Any) -> Options:
@@ -40,12 +40,17 @@ def test_defaults_are_those_of_the_c_core() -> None:
             assert value == _core.LIMITS[name]
         if f"{name}_ms" in _core.LIMITS:
             assert value * 1000 == _core.LIMITS[f"{name}_ms"]
+        if f"{name}_us" in _core.LIMITS:
+            assert value * 1_000_000 == _core.LIMITS[f"{name}_us"]
+    assert (defaults.batch_wait, defaults.deadline) == (0.0, 0.0)
+    assert (defaults.queue_size, defaults.queue_full_status) == (4096, 503)
     assert defaults.batch_size == _core.LIMITS["batch_slots"] == 256
     assert defaults.bind == ("127.0.0.1:8000",)
 
 
 INTEGERS = {
     "batch_size": (1, 256),
+    "queue_size": (1, 1_000_000),
     "threads": (0, 1024),
     "backlog": (1, 65535),
     "max_target": (1, 1024**2),
@@ -99,6 +104,17 @@ def test_the_sentence_names_option_value_and_what_is_allowed() -> None:
         "head_timeout=-1 is not allowed: it must be a number of seconds from 0 (none)"
         " to 2147483"
     )
+    assert message(batch_wait=3601) == (
+        "batch_wait=3601 is not allowed: it must be a number of seconds from 0 (none)"
+        " to 3600"
+    )
+    assert message(queue_full_status=500) == (
+        "queue_full_status=500 is not allowed: it must be 503 or 429"
+    )
+    assert message(deadline_header="X-Deadline:") == (
+        "deadline_header='X-Deadline:' is not allowed: it must be the name of a header"
+        " field, or '' (none)"
+    )
     assert message(interface="asgi") == (
         "interface='asgi' is not allowed: it must be 'auto', 'request', 'batch' or"
         " 'wsgi'"
@@ -131,6 +147,60 @@ def test_timeouts_that_are_no_time_are_refused(name: str, value: float) -> None:
 def test_timeouts_that_are_no_number_are_refused(value: object) -> None:
     with pytest.raises(TypeError, match=r"^head_timeout=.* is not allowed"):
         Options(head_timeout=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [0, 0.000001, 0.5, 3600])
+def test_batch_wait_is_a_float_of_up_to_an_hour(value: float) -> None:
+    kept = Options(batch_wait=value).batch_wait
+    assert kept == value
+    assert type(kept) is float
+
+
+@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, 3600.001, 10**400])
+def test_batch_wait_that_is_no_such_time_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"^batch_wait=.* is not allowed"):
+        Options(batch_wait=value)
+
+
+@pytest.mark.parametrize("value", [503, 429])
+def test_full_queue_may_be_told_in_two_ways(value: int) -> None:
+    assert Options(queue_full_status=value).queue_full_status == value
+
+
+@pytest.mark.parametrize("value", [0, 500, 504, 4290, -503, 10**30])
+def test_full_queue_is_told_in_no_other_way(value: int) -> None:
+    with pytest.raises(ValueError, match=r"^queue_full_status=.* must be 503 or 429$"):
+        Options(queue_full_status=value)
+
+
+@pytest.mark.parametrize("value", [True, 503.0, "503", None])
+def test_status_of_a_full_queue_that_is_no_integer_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^queue_full_status=.* must be 503 or 429$"):
+        Options(queue_full_status=value)
+
+
+@pytest.mark.parametrize("value", ["", "X-Deadline", "grpc.timeout", "a!#$%&'*+^`|~1"])
+def test_deadline_header_may_be_any_field_name(value: str) -> None:
+    assert Options(deadline_header=value).deadline_header == value
+
+
+@pytest.mark.parametrize(
+    "value", ["X Deadline", "X-Deadline:", "X\r\n", "\n", "\0", "é", "(a)", "a/b", " "]
+)
+def test_deadline_header_that_is_no_field_name_is_refused(value: str) -> None:
+    with pytest.raises(ValueError, match="must be the name of a header field"):
+        Options(deadline_header=value)
+
+
+def test_deadline_header_that_would_be_dropped_is_refused() -> None:
+    with pytest.raises(ValueError, match="with an underscore in their names are drop"):
+        Options(deadline_header="X_Deadline")
+
+
+@pytest.mark.parametrize("value", [None, b"X-Deadline", 1])
+def test_deadline_header_that_is_no_text_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^deadline_header=.* is not allowed"):
+        Options(deadline_header=value)
 
 
 @pytest.mark.parametrize("value", ["", "fastbatch", "a/1 (b; c)", "x" * 127])
@@ -436,6 +506,9 @@ def test_every_option_is_read_from_the_environment(
         "bind": ("unix:/a, [::1]:80", ("unix:/a", "[::1]:80")),
         "unix_mode": ("640", 0o640),
         "interface": ("wsgi", "wsgi"),
+        "batch_wait": ("0.002", 0.002),
+        "deadline_header": ("X-Deadline-ms", "X-Deadline-ms"),
+        "queue_full_status": ("429", 429),
         "workers": ("auto", "auto"),
         "processes": ("false", False),
         "root_path": ("/app", "/app"),

@@ -87,6 +87,7 @@ def test_the_table_of_limits_has_the_defaults(name: str, value: str) -> None:
 def test_the_table_of_limits_has_every_limit() -> None:
     unlimited = {"bind", "unix_mode", "interface", "root_path", "server_header"}
     unlimited |= {"forwarded_allow_ips", "proxy_protocol"}
+    unlimited |= {"deadline_header", "queue_full_status"}
     unlimited |= {"access_log", "access_log_format", "metrics"}
     unlimited |= {"workers", "processes", "threads", "pid_file", "reload"}
     unlimited |= {"max_requests", "max_requests_jitter", "max_rss"}

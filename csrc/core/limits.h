@@ -16,14 +16,31 @@
 /* Slots: the most that one call of the dispatcher covers. Then: another batch. */
 #define FB_BATCH_SLOTS 256
 
-/* Queues: one of each batch route, and one of everything else. Each has a batch of its
- * own, of about a megabyte if it is ever used. Then: no start. */
+/* Microseconds that a batch waits to be filled, from its first request on. 0: it is what
+ * is ready. */
+#define FB_BATCH_WAIT_US 0
+#define FB_BATCH_WAIT_BOUND_US (3600LL * 1000 * 1000)
+
+/* Milliseconds that a request may wait to be handled. Then: 504. 0: none. */
+#define FB_DEADLINE_MS 0
+
+/* Requests that wait for one handler, a quarter of the connections by default: more
+ * would hardly be answered in time. Then: FB_QUEUE_FULL_STATUS, with Retry-After. */
+#define FB_QUEUE_SIZE 4096
+#define FB_QUEUE_SIZE_BOUND 1000000
+#define FB_QUEUE_FULL_STATUS 503
+
+/* Queues: one for each batch handler and each application among the routes, and one for
+ * all other handlers. Each has batches of its own. Then: no start. */
 #define FB_QUEUES_BOUND 16
 
 /* Handler threads; each has room for a batch of its own, about a megabyte if it is ever
  * used. 0: the handler runs on the loop. */
 #define FB_THREADS 0
 #define FB_THREADS_BOUND 1024
+
+/* Bytes of a route's path, decoded. Then: no start. */
+#define FB_ROUTE_PATH_BYTES 1024
 
 /* ---- request head ---------------------------------------------------------------- */
 

@@ -64,7 +64,14 @@ typedef struct limit {
 
 static const limit limits[] = {
     {"batch_slots", FB_BATCH_SLOTS},
+    {"batch_wait_us", FB_BATCH_WAIT_US},
+    {"batch_wait_bound_us", FB_BATCH_WAIT_BOUND_US},
+    {"deadline_ms", FB_DEADLINE_MS},
+    {"queue_size", FB_QUEUE_SIZE},
+    {"queue_size_bound", FB_QUEUE_SIZE_BOUND},
+    {"queue_full_status", FB_QUEUE_FULL_STATUS},
     {"queues_bound", FB_QUEUES_BOUND},
+    {"route_path_bytes", FB_ROUTE_PATH_BYTES},
     {"backlog", FB_BACKLOG},
     {"threads", FB_THREADS},
     {"threads_bound", FB_THREADS_BOUND},
