@@ -139,6 +139,8 @@ class Server:
         stats: Buffer | None,
         heartbeat_ms: int,
         roster: Buffer | None,
+        queues: Sequence[Mapping[str, Any]],
+        deadline_header: bytes,
     ) -> None:
         """``listeners`` are file descriptors of bound stream sockets (TCP or unix), not
         yet listening or listening; the server takes them and closes them when it stops.
@@ -164,6 +166,14 @@ class Server:
         servers share which are given copies of the same ``listeners``. They keep an
         account of their connections there, and those that are ahead let the others
         accept first. Without one, a server takes whatever comes.
+
+        ``queues`` has a mapping for each queue, 1 to QUEUES_BOUND of them, with
+        ``routes``, a tuple of pairs of a method, or "*", and the bytes of a decoded
+        path: requests of which are its own; those of no queue's are of queue 0. Then,
+        as whole numbers, ``is_whole``, whether its batches go to one thread each,
+        ``concurrency`` of them at a time; ``batch_size``, ``batch_wait_us``,
+        ``deadline_ms``, ``queue_size`` and ``full_status``. ``deadline_header``, in
+        lower case, is where a client says how long it waits; or empty.
 
         Raises:
             KeyError, ValueError: a limit is missing, or out of its bounds.

@@ -402,6 +402,8 @@ class Server:
             stats=None if seat is None else seat.counters(number),
             heartbeat_ms=0 if seat is None else seat.heartbeat_ms,
             roster=listeners[0].roster,
+            queues=[dict(routes=(), is_whole=False, concurrency=1, batch_size=self._options.batch_size, batch_wait_us=0, deadline_ms=0, queue_size=4096, full_status=503)],
+            deadline_header=b"",
             **arguments,
         )
 

@@ -30,6 +30,7 @@ fb_batch_push(fb_batch *batch, void *owner, uint32_t turn, const fb_request *req
     slot->status = 0;
     slot->n_body = 0;
     slot->answered_at = 0;
+    slot->expires_at = UINT64_MAX;
     slot->file = -1;
     slot->client = (fb_address){.family = FB_FAMILY_NONE};
     fb_request_copy(&slot->req, req);
@@ -52,14 +53,31 @@ fb_batch_move(fb_batch *to, const fb_slot *slot)
     return moved;
 }
 
+size_t
+fb_batch_close_gap(fb_batch *batch, size_t to, size_t from, size_t end)
+{
+    for (size_t i = from; to != from && i < end; i++) {
+        copy_slot(&batch->slots[to + i - from], &batch->slots[i]);
+    }
+    return to + end - from;
+}
+
 /* Close the gap of n slots at from. */
 static void
 drop_slots(fb_batch *batch, size_t from, size_t n)
 {
-    for (size_t i = from + n; n > 0 && i < batch->n_slots; i++) {
-        copy_slot(&batch->slots[i - n], &batch->slots[i]);
+    batch->n_slots = fb_batch_close_gap(batch, from, from + n, batch->n_slots);
+}
+
+size_t
+fb_batch_end_of_owner(const fb_batch *batch, size_t from)
+{
+    size_t end = from + 1;
+    while (end < batch->n_slots &&
+           batch->slots[end].owner == batch->slots[from].owner) {
+        end++;
     }
-    batch->n_slots -= n;
+    return end;
 }
 
 void

@@ -23,6 +23,7 @@ typedef struct fb_slot {
     int status;      /* there: of the reply, or 0: none was given */
     uint64_t n_body; /* there: bytes of the reply's body */
     uint64_t answered_at; /* there: nanoseconds, if they are wanted */
+    uint64_t expires_at;  /* when its client gives up, if it waits; UINT64_MAX: never */
     fb_address client;    /* who asks, be it through proxies; set by the owner's side */
     int file;             /* holds a body that was spooled, or -1: see fb_batch_push */
     fb_request req;
@@ -65,6 +66,14 @@ fb_slot *fb_batch_move(fb_batch *to, const fb_slot *slot);
 
 /* Take out the first n slots, of which the files are somebody else's now. */
 void fb_batch_drop_first(fb_batch *batch, size_t n);
+
+/* Have the slots from up to end follow those before to, which is not behind from.
+ * Returns where they end now; n_slots is the caller's to set. */
+size_t fb_batch_close_gap(fb_batch *batch, size_t to, size_t from, size_t end);
+
+/* Returns where the slots of the owner of slot from end, when they are next to each
+ * other. */
+size_t fb_batch_end_of_owner(const fb_batch *batch, size_t from);
 
 /* Take out the slots of owner, which are next to each other, likewise. */
 void fb_batch_drop_owner(fb_batch *batch, const void *owner);

@@ -632,6 +632,7 @@ skip_empty_lines(fb_http *http, const fb_buf *in)
 fb_feed
 fb_http_feed(fb_http *http, fb_buf *in)
 {
+    assert(http->phase != FB_PHASE_HELD);
     if (http->phase == FB_PHASE_COMPLETE) {
         begin_message(http);
     }

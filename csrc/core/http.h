@@ -28,6 +28,7 @@ typedef enum fb_phase {
     FB_PHASE_METHOD,   /* in a method that llhttp does not know */
     FB_PHASE_BODY,     /* in a body, its framing or its trailers */
     FB_PHASE_COMPLETE, /* http->req was just completed */
+    FB_PHASE_HELD,     /* it was, and waits: nothing is to be fed */
 } fb_phase;
 
 typedef struct fb_http {
@@ -64,6 +65,20 @@ void fb_http_init(fb_http *http, const fb_limits *limits);
  * Returns the verdict. http->req is valid until the next feed, its spans for as long as
  * the bytes from in->data + req.start stay. */
 fb_feed fb_http_feed(fb_http *http, fb_buf *in);
+
+/* The request that was just completed waits to be taken, and is; in between it is the
+ * message in hand. */
+static inline void
+fb_http_hold(fb_http *http)
+{
+    http->phase = FB_PHASE_HELD;
+}
+
+static inline void
+fb_http_take_held(fb_http *http)
+{
+    http->phase = FB_PHASE_COMPLETE;
+}
 
 /* Drop what is before the message in hand from in, when no request in it is used any
  * more. */

@@ -163,7 +163,7 @@ fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head,
     fb_head head = {
         .status = status,
         .fields = &retry_after,
-        .n_fields = status == 503,
+        .n_fields = status == 503 || status == 429,
         .content_type = "text/plain; charset=utf-8",
         .framing = FB_FRAMING_LENGTH,
         .length = len,

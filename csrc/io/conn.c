@@ -92,6 +92,7 @@ wait_of(const fb_conn *conn)
         return FB_WAIT_BODY;
     case FB_PHASE_START:
     case FB_PHASE_COMPLETE:
+    case FB_PHASE_HELD:
         break;
     }
     return FB_WAIT_REQUEST;
@@ -252,6 +253,15 @@ on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
 
 static void reject(fb_conn *conn, int status);
 
+/* Returns whether there are requests, or parts of them, that have no slot yet. */
+static bool
+has_unparsed(const fb_conn *conn)
+{
+    const fb_exchange *exchange = conn->exchange;
+    return exchange != NULL && (exchange->http.parsed < exchange->in.len ||
+                                exchange->http.phase == FB_PHASE_HELD);
+}
+
 /* The peer sends nothing more; it may still read what it is owed, RFC 9112 9.6. */
 static void
 receive_eof(fb_conn *conn)
@@ -262,7 +272,9 @@ receive_eof(fb_conn *conn)
         reject(conn, 400); /* else it only looked whether we are there */
         return;
     }
-    if (conn->is_ready && conn->state == FB_CONN_OPEN) {
+    bool is_held =
+        conn->exchange != NULL && conn->exchange->http.phase == FB_PHASE_HELD;
+    if ((conn->is_ready || is_held) && conn->state == FB_CONN_OPEN) {
         return; /* what has arrived comes first; go_on closes when it is answered */
     }
     if (conn->state == FB_CONN_LINGERING ||
@@ -462,28 +474,20 @@ take_forwarded(fb_conn *conn)
     return true;
 }
 
+/* The request in hand has got slot, of queue. */
 static void
-take_request(fb_conn *conn)
+fill_slot(fb_conn *conn, fb_queue *queue, fb_slot *slot)
 {
     fb_server *server = conn->server;
-    const fb_request *req = &conn->exchange->http.req;
-    fb_slot *slot = fb_batch_push(&server->batch, conn, conn->n_slots, req);
     slot->client = conn->client;
     slot->file = conn->exchange->file;
     conn->exchange->file = -1;
+    conn->queue = queue;
     conn->n_slots++;
     conn->n_requests++;
     fb_count_add(&server->stats->n_slots, 1);
-    if (req->n_dropped > 0) {
-        fb_count_add(&server->stats->n_fields_dropped, req->n_dropped);
-    }
-    if (!fb_server_has_threads(server)) {
-        fb_server_touch(server, conn);
-        if (conn->wait != FB_WAIT_REQUEST) {
-            start_wait(conn, FB_WAIT_REQUEST);
-        }
-    } else if (conn->wait != FB_WAIT_QUEUE) {
-        start_wait(conn, FB_WAIT_QUEUE);
+    if (slot->req.n_dropped > 0) {
+        fb_count_add(&server->stats->n_fields_dropped, slot->req.n_dropped);
     }
     if (conn->n_requests >= server->limits.max_keepalive_requests) {
         conn->wants_goodbye = conn->wants_goodbye || slot->req.keep_alive;
@@ -492,9 +496,50 @@ take_request(fb_conn *conn)
     if (!slot->req.keep_alive) {
         start_draining(conn);
     }
-    if (fb_batch_is_full(&server->batch)) {
-        fb_server_dispatch(server);
+}
+
+/* Returns when the request in hand expires, if it waits in queue. Its client may give up
+ * before the server does. */
+static uint64_t
+expires_at(const fb_conn *conn, const fb_queue *queue)
+{
+    const fb_exchange *exchange = conn->exchange;
+    const fb_request *req = &exchange->http.req;
+    uint64_t most =
+        fb_deadline_read(&conn->server->deadline, exchange->in.data + req->start, req);
+    if (queue->rules.deadline_ns > 0 && queue->rules.deadline_ns < most) {
+        most = queue->rules.deadline_ns;
     }
+    return most == UINT64_MAX ? UINT64_MAX : conn->queued_at + most;
+}
+
+static void
+take_request(fb_conn *conn, fb_queue *queue)
+{
+    fb_slot *slot = fb_queue_push(queue, conn, expires_at(conn, queue));
+    fb_wait wait = queue->may_wait ? FB_WAIT_QUEUE : FB_WAIT_REQUEST;
+    if (conn->wait != wait) {
+        start_wait(conn, wait);
+    }
+    fill_slot(conn, queue, slot);
+    if (fb_batch_is_full(&queue->batch)) {
+        fb_server_dispatch(conn->server, queue);
+    }
+}
+
+/* Answer the request in hand, which is of queue, without a handler. Nothing before it is
+ * owed. */
+static void
+answer_at_once(fb_conn *conn, fb_queue *queue, int status)
+{
+    fb_server *server = conn->server;
+    fb_batch *batch = &server->refused;
+    fb_slot *slot = fb_batch_push(batch, conn, 0, &conn->exchange->http.req);
+    batch->queue = queue->batch.queue;
+    fill_slot(conn, queue, slot);
+    fb_server_answer(server, slot, status);
+    fb_server_note_answered(server, batch, 0, 1, uv_hrtime());
+    fb_server_reset_batch(batch);
 }
 
 /* An error reply that the server gives by itself, after the replies that are owed. Who
@@ -553,11 +598,59 @@ fb_conn_unload(fb_conn *conn)
     }
 }
 
+/* All slots are taken, and all threads are busy: wait for one in turn, and read nothing
+ * more meanwhile. */
+static void
+block(fb_conn *conn, fb_queue *queue)
+{
+    conn->queue = queue;
+    conn->is_blocked = true;
+    stop_reading(conn);
+    update_wait(conn);
+    fb_queue_block(queue, conn);
+}
+
+/* As many requests wait as may, and this one does not yet. */
+static void
+refuse_full(fb_conn *conn, fb_queue *queue)
+{
+    fb_queue_stats *counts = &conn->server->stats->queues[queue->batch.queue];
+    fb_count_add(&counts->n_refused, 1);
+    answer_at_once(conn, queue, queue->rules.full_status);
+}
+
+/* The request in hand is to have a slot; or is held until there is one, or until those
+ * before it are answered. Returns whether it has. */
+static bool
+take_or_hold(fb_conn *conn)
+{
+    fb_http *http = &conn->exchange->http;
+    fb_queue *queue = fb_server_find_queue(conn->server, conn);
+    bool is_admitted = http->phase == FB_PHASE_HELD;
+    if (fb_queue_has_place(queue, conn)) {
+        fb_http_take_held(http);
+        take_request(conn, queue);
+        return true;
+    }
+    if (conn->n_slots == 0 && !is_admitted && fb_queue_is_full(queue)) {
+        refuse_full(conn, queue);
+        return false;
+    }
+    fb_http_hold(http);
+    if (conn->n_slots == 0) {
+        block(conn, queue);
+    }
+    return false;
+}
+
 /* Returns whether there may be more to parse. */
 static bool
 parse_one(fb_conn *conn)
 {
     fb_http *http = &conn->exchange->http;
+    if (http->phase == FB_PHASE_HELD) {
+        return take_or_hold(conn);
+    }
     switch (fb_http_feed(http, &conn->exchange->in)) {
     case FB_FEED_REQUEST:
         if (is_overdue(conn)) {
@@ -573,8 +666,7 @@ parse_one(fb_conn *conn)
             reject(conn, 507);
             return false;
         }
-        take_request(conn);
-        return true;
+        return take_or_hold(conn);
     case FB_FEED_REJECT:
         reject(conn, http->status);
         return false;
@@ -589,31 +681,6 @@ parse_one(fb_conn *conn)
         return false;
     }
     return false;
-}
-
-/* Returns whether a request may have a slot now. Those of a connection are next to each
- * other where handler threads share them, and given at one time. Without threads there
- * is always a slot: a full batch is dispatched at once. */
-static bool
-has_place(const fb_conn *conn)
-{
-    const fb_batch *batch = &conn->server->batch;
-    if (fb_batch_is_full(batch) || conn->is_queued) {
-        return false;
-    }
-    return conn->n_slots == 0 || !fb_server_has_threads(conn->server) ||
-           batch->slots[batch->n_slots - 1].owner == conn;
-}
-
-/* All slots are taken, and all threads are busy: wait for one in turn, and read nothing
- * more meanwhile. */
-static void
-block(fb_conn *conn)
-{
-    conn->is_blocked = true;
-    stop_reading(conn);
-    update_wait(conn);
-    fb_server_block(conn->server, conn);
 }
 
 void
@@ -634,21 +701,17 @@ fb_conn_parse(fb_conn *conn)
     }
     conn->is_parsing = true;
     bool goes_on = true;
-    while (conn->state == FB_CONN_OPEN && goes_on && has_place(conn)) {
+    while (conn->state == FB_CONN_OPEN && goes_on && !conn->is_queued) {
         goes_on = parse_one(conn);
     }
     conn->is_parsing = false;
-    if (conn->state == FB_CONN_CLOSING) {
+    if (conn->state == FB_CONN_CLOSING || conn->is_blocked) {
         return;
     }
-    if (conn->n_slots > 0 && fb_server_has_threads(conn->server)) {
+    if (conn->n_slots > 0 && conn->queue->may_wait) {
         return; /* it goes on when they are answered */
     }
-    if (conn->state == FB_CONN_OPEN && goes_on) {
-        block(conn);
-        return;
-    }
-    if (conn->is_touched) {
+    if (conn->is_touched || conn->n_slots > 0) {
         update_wait(conn);
     } else {
         go_on(conn);
@@ -964,13 +1027,6 @@ say_goodbye(fb_conn *conn)
     }
 }
 
-static bool
-has_unparsed(const fb_conn *conn)
-{
-    const fb_exchange *exchange = conn->exchange;
-    return exchange != NULL && exchange->http.parsed < exchange->in.len;
-}
-
 static void
 finish(fb_conn *conn)
 {
@@ -1167,7 +1223,7 @@ does_write_progress(fb_conn *conn)
 static void
 recall_first(fb_conn *conn)
 {
-    const fb_slot *slot = conn->server->batch.slots;
+    const fb_slot *slot = conn->queue->batch.slots;
     while (slot->owner != conn) {
         slot++;
     }
@@ -1180,14 +1236,31 @@ leave_queue(fb_conn *conn)
 {
     if (conn->n_slots > 0) {
         recall_first(conn);
-        fb_server_drop_slots(conn->server, conn);
+        fb_queue_drop_conn(conn->queue, conn);
         conn->n_slots = 0;
         conn->is_queued = false;
     } else if (conn->is_blocked) {
-        fb_server_unblock(conn->server, conn);
+        fb_queue_unblock(conn->queue, conn);
         conn->is_blocked = false;
     }
     refuse_overload(conn);
+}
+
+bool
+fb_conn_is_late(const fb_conn *conn, uint64_t now)
+{
+    return expires_at(conn, conn->queue) <= now;
+}
+
+void
+fb_conn_refuse_late(fb_conn *conn)
+{
+    fb_queue *queue = conn->queue;
+    fb_queue_unblock(queue, conn);
+    conn->is_blocked = false;
+    fb_http_take_held(&conn->exchange->http);
+    fb_count_add(&conn->server->stats->queues[queue->batch.queue].n_expired, 1);
+    answer_at_once(conn, queue, 504);
 }
 
 void
@@ -1249,15 +1322,18 @@ close_handle(fb_conn *conn)
     uv_close(&conn->uv.handle, on_closed);
 }
 
-/* Nobody has its slots yet, and handler threads would have them for longer than it is
- * there. On the loop they are answered before it is closed. */
+/* Nobody has its slots yet, and they may be in their queue for longer than it is there.
+ * Else they are answered before it is closed. */
 static void
 forget_slots(fb_conn *conn)
 {
-    if (conn->n_slots > 0 && fb_server_has_threads(conn->server)) {
-        fb_server_drop_slots(conn->server, conn);
-        conn->n_slots = 0;
+    const fb_executor *executor = &conn->server->executor;
+    if (conn->n_slots == 0 || !conn->queue->may_wait ||
+        (executor->is_dispatching && executor->batch == &conn->queue->batch)) {
+        return;
     }
+    fb_queue_drop_conn(conn->queue, conn);
+    conn->n_slots = 0;
 }
 
 void
@@ -1268,7 +1344,7 @@ fb_conn_close(fb_conn *conn)
     }
     fb_times_stop(&conn->wait_node);
     if (conn->is_blocked) {
-        fb_server_unblock(conn->server, conn);
+        fb_queue_unblock(conn->queue, conn);
         conn->is_blocked = false;
     }
     if (conn->executor == NULL) {

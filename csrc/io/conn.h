@@ -13,6 +13,7 @@
 #include "core/batch.h"
 #include "io/exchange.h"
 #include "io/executor.h"
+#include "io/queue.h"
 #include "io/times.h"
 
 #include <uv.h>
@@ -56,7 +57,7 @@ typedef enum fb_wait {
     FB_WAIT_KINDS,
 } fb_wait;
 
-typedef struct fb_conn {
+struct fb_conn {
     union {
         uv_handle_t handle;
         uv_stream_t stream;
@@ -69,7 +70,8 @@ typedef struct fb_conn {
     fb_exchange *exchange;        /* NULL while idle */
     struct fb_conn *next_touched; /* in server->touched */
     struct fb_conn *next_ready;   /* in server->ready */
-    struct fb_conn *next_blocked; /* in server->blocked */
+    struct fb_conn *next_blocked; /* in queue->blocked */
+    fb_queue *queue;              /* that its slots are of, or that it is blocked in */
     fb_executor *executor; /* of a handler thread, which has its slots; or NULL */
     struct fb_conn *prev;  /* in server->conns */
     struct fb_conn *next;  /* there, or in the pool */
@@ -83,7 +85,7 @@ typedef struct fb_conn {
     uint64_t queued_at;  /* by uv_hrtime: since when the next request may be waiting */
     bool is_starved;     /* it does not read, because memory is short */
     bool is_queued;      /* its slots wait for a thread, or one has them: it rests */
-    bool is_blocked;     /* in server->blocked: its next request finds no slot */
+    bool is_blocked;     /* in queue->blocked: its next request finds no slot */
     bool is_cut;         /* CLOSING, and uv_close is still to be called */
     bool awaits_body;    /* a stream of its output said later */
     bool is_touched;     /* in server->touched */
@@ -103,7 +105,7 @@ typedef struct fb_conn {
     fb_address client; /* of the request in hand: peer, or what X-Forwarded-For says */
     uv_write_t write;
     uv_shutdown_t shutdown;
-} fb_conn;
+};
 
 /* Serve a connection that was accepted at listener. Takes fd, a stream socket that does
  * not block; when there is no memory, or the peer is none of the proxies that may speak
@@ -139,7 +141,7 @@ bool fb_conn_has_sent_all(const fb_conn *conn);
 /* Returns the socket, or -1 when it is closed. From any thread that has the slots. */
 int fb_conn_fd(const fb_conn *conn);
 
-/* Its slots wait for a handler thread: until they are answered nothing more is read. */
+/* Its slots stay in their queue: until they are answered nothing more is read. */
 void fb_conn_queue(fb_conn *conn);
 
 /* slot is executor's from now on, until fb_conn_settle. */
@@ -160,6 +162,12 @@ void fb_conn_settle(fb_conn *conn);
 
 /* The wait of the connection is over: answer 408 or close, as its state asks. */
 void fb_conn_expire(fb_conn *conn);
+
+/* Returns whether the request that conn is blocked with is past its deadline, at now. */
+bool fb_conn_is_late(const fb_conn *conn, uint64_t now);
+
+/* Answer that request with 504. */
+void fb_conn_refuse_late(fb_conn *conn);
 
 /* Have a starved connection go on. Returns false when there is still no memory. */
 bool fb_conn_feed(fb_conn *conn);

@@ -34,13 +34,15 @@ fb_executor_begin(fb_executor *executor)
     fb_executor_lock(executor);
     fb_stamp_update(&executor->stamp, executor->began.tv_sec);
     executor->is_dispatching = true;
-    executor->n_claimed = 0;
+    /* A handler that is given whole batches has begun with all of it. */
+    bool is_whole = executor->server->queues[executor->batch->queue].rules.is_whole;
+    executor->n_claimed = is_whole ? executor->batch->n_slots : 0;
     executor->n_begun++;
     fb_executor_unlock(executor);
 }
 
-static void
-answer_plainly(const fb_executor *executor, fb_slot *slot, int status)
+void
+fb_executor_answer(const fb_executor *executor, fb_slot *slot, int status)
 {
     bool keep_alive = fb_conn_keeps_alive(slot->owner, slot);
     fb_out *out = fb_conn_out(slot->owner);
@@ -64,7 +66,7 @@ fb_executor_end(fb_executor *executor)
     executor->is_dispatching = false;
     for (size_t i = 0; i < batch->n_slots; i++) {
         if (!batch->slots[i].is_answered) {
-            answer_plainly(executor, &batch->slots[i], 500);
+            fb_executor_answer(executor, &batch->slots[i], 500);
         }
     }
     fb_executor_unlock(executor);

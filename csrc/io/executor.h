@@ -60,6 +60,10 @@ fb_executor_unlock(fb_executor *executor)
 void fb_executor_begin(fb_executor *executor);
 void fb_executor_end(fb_executor *executor);
 
+/* Answer a slot with a short reply of the server's own. Under its lock, if it is
+ * dispatching. */
+void fb_executor_answer(const fb_executor *executor, fb_slot *slot, int status);
+
 /* The dispatcher begins with slot i. Returns false when there is none, or it was given
  * to another executor by now. */
 bool fb_executor_claim(fb_executor *executor, size_t i);

@@ -266,12 +266,7 @@ find_idle(const fb_pool *pool, size_t *n_idle)
 static size_t
 end_of_part(const fb_batch *batch, size_t from, size_t n)
 {
-    size_t end = from + n;
-    while (end < batch->n_slots &&
-           batch->slots[end].owner == batch->slots[end - 1].owner) {
-        end++;
-    }
-    return end;
+    return fb_batch_end_of_owner(batch, from + n - 1);
 }
 
 /* Give hand the slots of from to end of batch. Under the lock of the pool, and of the
@@ -289,22 +284,72 @@ hand_over(fb_hand *hand, fb_batch *batch, size_t from, size_t end)
     uv_cond_signal(&hand->is_wanted);
 }
 
-/* Share out the collected batch, fairly. */
-static void
-share_collected(fb_pool *pool)
+/* Returns whether a batch of queue may be given to a thread now. */
+static bool
+is_ready(const fb_queue *queue, uint64_t now)
 {
-    fb_batch *batch = &pool->server->batch;
+    bool is_busy =
+        queue->rules.is_whole && queue->n_running >= queue->rules.concurrency;
+    return !is_busy && fb_queue_is_due(queue, now);
+}
+
+/* Returns the queue whose batch is to be given to threads next, or NULL. */
+static fb_queue *
+next_ready(fb_server *server, uint64_t now)
+{
+    fb_queue *next = NULL;
+    for (size_t i = 0; i < server->n_queues; i++) {
+        fb_queue *queue = &server->queues[i];
+        if (is_ready(queue, now) &&
+            (next == NULL || queue->oldest_at < next->oldest_at)) {
+            next = queue;
+        }
+    }
+    return next;
+}
+
+/* Give what queue has collected to threads that are idle: to one, or to all, fairly.
+ * Under the lock. */
+static void
+share_queue(fb_pool *pool, fb_queue *queue)
+{
+    fb_batch *batch = &queue->batch;
     size_t from = 0;
     size_t n_idle;
     fb_hand *hand;
     while (from < batch->n_slots && (hand = find_idle(pool, &n_idle)) != NULL) {
-        size_t n = (batch->n_slots - from + n_idle - 1) / n_idle;
+        size_t n_parts = queue->rules.is_whole ? 1 : n_idle;
+        size_t n = (batch->n_slots - from + n_parts - 1) / n_parts;
         size_t end = end_of_part(batch, from, n);
         hand_over(hand, batch, from, end);
         fb_stats_note_batch(pool->server->stats, batch->queue, end - from);
+        queue->n_running++;
         from = end;
     }
-    fb_batch_drop_first(batch, from);
+    fb_queue_drop_first(queue, from);
+}
+
+/* Share out what was collected, the oldest first. Under the lock. */
+static void
+share_collected(fb_pool *pool)
+{
+    size_t n_idle;
+    uint64_t now = pool->server->due_fd >= 0 ? uv_hrtime() : 0;
+    fb_queue *queue;
+    while ((queue = next_ready(pool->server, now)) != NULL &&
+           find_idle(pool, &n_idle) != NULL) {
+        share_queue(pool, queue);
+    }
+}
+
+static void
+expire_queues(fb_server *server)
+{
+    for (size_t i = 0; i < server->n_queues; i++) {
+        if (server->queues[i].expires_at != UINT64_MAX) {
+            fb_queue_expire(&server->queues[i], uv_hrtime());
+        }
+    }
 }
 
 /* Share out what a slow dispatch has not begun, if somebody is idle. Its own lock comes
@@ -325,6 +370,7 @@ share_unbegun(fb_pool *pool, fb_executor *slow)
             size_t n = (batch->n_slots - from + n_idle - 1) / n_idle;
             size_t end = end_of_part(batch, from, n);
             hand_over(hand, batch, from, end);
+            pool->server->queues[batch->queue].n_running++;
             from = end;
         }
         batch->n_slots = first; /* the last that was idle has taken the rest */
@@ -356,6 +402,7 @@ start_watch(fb_pool *pool)
 void
 fb_pool_share(fb_pool *pool)
 {
+    expire_queues(pool->server);
     uv_mutex_lock(&pool->lock);
     share_collected(pool);
     start_watch(pool);
@@ -365,7 +412,7 @@ fb_pool_share(fb_pool *pool)
             share_unbegun(pool, &pool->hands[i]->executor);
         }
     }
-    fb_server_queue(pool->server);
+    fb_server_rest(pool->server);
 }
 
 /* ---- taking back ----------------------------------------------------------------- */
@@ -447,6 +494,7 @@ take_batch_back(fb_pool *pool, fb_hand *hand)
         }
     }
     fb_server_reset_batch(&hand->batch);
+    pool->server->queues[hand->batch.queue].n_running--;
     while (hand->n_retired > 0) {
         fb_heap_give(&pool->server->heap, hand->retired[--hand->n_retired]);
     }
@@ -564,7 +612,7 @@ fb_pool_wind_up(fb_pool *pool)
 static int
 open_hand(fb_pool *pool, fb_hand *hand)
 {
-    fb_batch_init(&hand->batch, pool->server->limits.batch_size);
+    fb_batch_init(&hand->batch, FB_BATCH_SLOTS);
     hand->is_free = true;
     int error = fb_executor_open(&hand->executor, pool->server, &hand->batch);
     hand->executor.is_shared = true;

@@ -2,9 +2,11 @@
 /*
  * The handler threads of a server, and the hand-over between them and its loop.
  *
- * Theory. The loop collects requests in its own batch. Whenever threads are idle it
- * shares out what is there, a fair part to each; while all are busy the batch grows,
- * and when it is full nothing more is parsed. A thread answers what it was given, sends
+ * Theory. The loop collects requests in its queues. Whenever threads are idle it shares
+ * out what is there, the oldest first: a fair part to each, or the whole batch to one,
+ * where the handler is given whole batches. While all are busy, or as many as may have
+ * batches of the queue, that grows, and when its batch is full its connections are
+ * blocked. A thread answers what it was given, sends
  * the replies, and gives the batch back to the loop, which goes on with the
  * connections. From the hand-over until it is taken back a connection is its
  * executor's: the loop neither reads nor closes it.

@@ -11,7 +11,12 @@
 #include "io/thread.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
+
+#define NS_PER_S 1000000000ULL
+#define NS_PER_MS 1000000ULL
 
 /* ---- the dispatch point ---------------------------------------------------------- */
 
@@ -25,9 +30,17 @@ fb_server_touch(fb_server *server, fb_conn *conn)
     }
 }
 
-/* Settle all that were touched; it is now, by uv_hrtime. Settling may touch again, but
- * not the batch: what is left to parse is made ready instead, so that this never calls
- * itself. */
+/* Returns whether nothing is to be answered any more before conn goes on. */
+static bool
+is_answered(const fb_conn *conn)
+{
+    return conn->n_slots == 0 ||
+           (conn->executor == NULL && conn->n_answered == conn->n_slots);
+}
+
+/* Settle all that were touched, else when their slots are answered; it is now, by
+ * uv_hrtime. Settling may touch again, but not a batch: what is left to parse is made
+ * ready instead, so that this never calls itself. */
 static void
 settle_touched(fb_server *server, uint64_t now)
 {
@@ -37,8 +50,8 @@ settle_touched(fb_server *server, uint64_t now)
     while (conn != NULL) {
         fb_conn *next = conn->next_touched;
         conn->is_touched = false;
-        if (conn->n_slots == 0 || !fb_server_has_threads(server)) {
-            fb_conn_settle(conn); /* else when its slots are answered */
+        if (is_answered(conn)) {
+            fb_conn_settle(conn);
         }
         conn = next;
     }
@@ -56,12 +69,19 @@ fb_server_reset_batch(fb_batch *batch)
 }
 
 static void
-locate_slots(fb_batch *batch)
+locate_slot(fb_slot *slot)
+{
+    const fb_conn *conn = slot->owner;
+    slot->data = conn->exchange->in.data + slot->req.start;
+}
+
+/* Also have their connections settled afterwards. */
+static void
+locate_slots(fb_server *server, fb_batch *batch)
 {
     for (size_t i = 0; i < batch->n_slots; i++) {
-        fb_slot *slot = &batch->slots[i];
-        const fb_conn *conn = slot->owner;
-        slot->data = conn->exchange->in.data + slot->req.start;
+        locate_slot(&batch->slots[i]);
+        fb_server_touch(server, batch->slots[i].owner);
     }
 }
 
@@ -74,96 +94,56 @@ update_stamp(fb_server *server)
     fb_stamp_update(&server->executor.stamp, now.tv_sec);
 }
 
-/* ---- slots that wait for a thread, and connections that wait for a slot ---------- */
-
-/* Returns behind whom conn waits in turn, or NULL: it is the first. Nearly always that
- * is the last; one whose slot went to a pipeline before it has its old place back. */
-static fb_conn *
-find_place(const fb_server *server, const fb_conn *conn)
+fb_queue *
+fb_server_find_queue(fb_server *server, const fb_conn *conn)
 {
-    fb_conn *before = NULL;
-    fb_conn *at = server->blocked;
-    if (at != NULL && server->last_blocked->wait_node.since <= conn->wait_node.since) {
-        return server->last_blocked;
+    if (server->n_routes == 0) {
+        return &server->queues[0];
     }
-    while (at != NULL && at->wait_node.since <= conn->wait_node.since) {
-        before = at;
-        at = at->next_blocked;
-    }
-    return before;
+    const fb_exchange *exchange = conn->exchange;
+    const fb_request *req = &exchange->http.req;
+    return &server->queues[fb_route_find(server->routes, server->n_routes,
+                                         exchange->in.data + req->start, req)];
 }
 
 void
-fb_server_block(fb_server *server, fb_conn *conn)
+fb_server_answer(fb_server *server, fb_slot *slot, int status)
 {
-    fb_conn *before = find_place(server, conn);
-    fb_conn **link = before != NULL ? &before->next_blocked : &server->blocked;
-    conn->next_blocked = *link;
-    *link = conn;
-    if (conn->next_blocked == NULL) {
-        server->last_blocked = conn;
-    }
+    clock_gettime(CLOCK_REALTIME, &server->executor.began); /* for the access log */
+    fb_stamp_update(&server->executor.stamp, server->executor.began.tv_sec);
+    locate_slot(slot);
+    fb_executor_answer(&server->executor, slot, status);
 }
 
 void
-fb_server_unblock(fb_server *server, fb_conn *conn)
+fb_server_note_answered(fb_server *server, fb_batch *batch, size_t from, size_t end,
+                        uint64_t now)
 {
-    fb_conn *before = NULL;
-    fb_conn *at = server->blocked;
-    while (at != conn) {
-        before = at;
-        at = at->next_blocked;
+    fb_slot *slots = &batch->slots[from];
+    size_t n = end - from;
+    fb_stats_note_slots(server->stats, batch->queue, slots, n, now);
+    if (server->access.is_on) {
+        fb_access_log_slots(&server->access, &server->executor, slots, n);
     }
-    if (before == NULL) {
-        server->blocked = conn->next_blocked;
-    } else {
-        before->next_blocked = conn->next_blocked;
-    }
-    if (server->last_blocked == conn) {
-        server->last_blocked = before;
+    if (is_answered(slots->owner)) {
+        fb_server_settle_soon(server, slots->owner);
     }
 }
 
-void
-fb_server_queue(fb_server *server)
+static void
+dispatch_queue(fb_server *server, fb_queue *queue)
 {
-    const fb_batch *batch = &server->batch;
-    for (size_t i = 0; i < batch->n_slots; i++) {
-        fb_conn_queue(batch->slots[i].owner);
+    fb_batch *batch = &queue->batch;
+    if (queue->expires_at != UINT64_MAX) {
+        fb_queue_expire(queue, uv_hrtime());
     }
-    for (size_t n = batch->size - batch->n_slots; n > 0 && server->blocked != NULL;
-         n--) {
-        fb_conn *conn = server->blocked;
-        server->blocked = conn->next_blocked;
-        fb_conn_unblock(conn);
-    }
-}
-
-void
-fb_server_drop_slots(fb_server *server, const fb_conn *conn)
-{
-    fb_batch *batch = &server->batch;
-    for (size_t i = 0; i < batch->n_slots; i++) {
-        if (batch->slots[i].owner == conn && batch->slots[i].file >= 0) {
-            close(batch->slots[i].file);
-        }
-    }
-    size_t n_before = batch->n_slots;
-    fb_batch_drop_owner(batch, conn);
-    fb_count_add(&server->stats->n_slots, (uint64_t)batch->n_slots - n_before);
-}
-
-void
-fb_server_dispatch(fb_server *server)
-{
-    if (fb_server_has_threads(server)) {
-        fb_pool_share(&server->pool);
+    if (batch->n_slots == 0) {
         return;
     }
-    fb_batch *batch = &server->batch;
     fb_stats_note_batch(server->stats, batch->queue, batch->n_slots);
-    locate_slots(batch);
+    locate_slots(server, batch);
     fb_executor *executor = &server->executor;
+    executor->batch = batch;
     fb_executor_begin(executor);
     uint64_t began = uv_now(&server->loop);
     fb_flusher_begin(&server->flusher, batch->n_slots);
@@ -177,10 +157,30 @@ fb_server_dispatch(fb_server *server)
     if (server->access.is_on) {
         fb_access_log_slots(&server->access, executor, batch->slots, batch->n_slots);
     }
-    fb_server_reset_batch(batch);
+    fb_queue_reset(queue);
     uv_update_time(&server->loop);
     server->held_ms += uv_now(&server->loop) - began;
     settle_touched(server, executor->ended_at);
+}
+
+void
+fb_server_dispatch(fb_server *server, fb_queue *queue)
+{
+    if (fb_server_has_threads(server)) {
+        fb_pool_share(&server->pool);
+    } else {
+        dispatch_queue(server, queue);
+    }
+}
+
+void
+fb_server_rest(fb_server *server)
+{
+    for (size_t i = 0; i < server->n_queues; i++) {
+        if (server->queues[i].may_wait) {
+            fb_queue_rest(&server->queues[i]);
+        }
+    }
 }
 
 uint64_t
@@ -273,21 +273,47 @@ parse_ready(fb_server *server)
     }
 }
 
+/* Dispatch on the loop what is due. Returns whether there was anything. */
+static bool
+dispatch_due(fb_server *server)
+{
+    bool was_due = false;
+    uint64_t now = server->due_fd >= 0 ? uv_hrtime() : 0;
+    for (size_t i = 0; i < server->n_queues; i++) {
+        fb_queue *queue = &server->queues[i];
+        if (fb_queue_is_due(queue, now)) {
+            dispatch_queue(server, queue);
+            was_due = true;
+        }
+    }
+    return was_due;
+}
+
 /* Do all that can be done without the loop: it ends, because nothing is read here. */
 static void
 work_off(fb_server *server)
 {
     bool has_threads = fb_server_has_threads(server);
-    while ((server->batch.n_slots > 0 && !has_threads) || server->touched != NULL ||
-           server->ready != NULL) {
+    do {
         parse_ready(server);
-        if (server->batch.n_slots > 0 && !has_threads) {
-            fb_server_dispatch(server);
-        } else {
+        if ((has_threads || !dispatch_due(server)) && server->touched != NULL) {
             update_stamp(server);
             settle_touched(server, uv_hrtime());
         }
+    } while (server->touched != NULL || server->ready != NULL);
+}
+
+/* Returns whether somebody is blocked although there is a slot. */
+static bool
+has_room(const fb_server *server)
+{
+    for (size_t i = 0; i < server->n_queues; i++) {
+        const fb_queue *queue = &server->queues[i];
+        if (queue->blocked != NULL && !fb_batch_is_full(&queue->batch)) {
+            return true;
+        }
     }
+    return false;
 }
 
 /* As work_off; threads that are idle are given what there is, which makes room. */
@@ -299,7 +325,107 @@ work_off_and_share(fb_server *server)
         do {
             fb_pool_share(&server->pool);
             work_off(server);
-        } while (server->blocked != NULL && !fb_batch_is_full(&server->batch));
+        } while (has_room(server));
+    } else if (server->due_fd >= 0) {
+        fb_server_rest(server);
+    }
+}
+
+/* ---- batches that wait to be filled ---------------------------------------------- */
+
+/* Have the timer come when the next batch is due. What is due already waits for a
+ * thread. */
+static void
+set_due(fb_server *server)
+{
+    uint64_t due_at = UINT64_MAX;
+    uint64_t now = uv_hrtime();
+    for (size_t i = 0; i < server->n_queues; i++) {
+        uint64_t at = fb_queue_due_at(&server->queues[i]);
+        if (at > now && at < due_at) {
+            due_at = at;
+        }
+    }
+    if (due_at == server->due_at) {
+        return;
+    }
+    struct itimerspec when = {0};
+    if (due_at != UINT64_MAX) {
+        when.it_value.tv_sec = (time_t)(due_at / NS_PER_S);
+        when.it_value.tv_nsec = (long)(due_at % NS_PER_S);
+    }
+    timerfd_settime(server->due_fd, TFD_TIMER_ABSTIME, &when, NULL);
+    server->due_at = due_at;
+}
+
+static void
+on_due(uv_poll_t *due, int status, int events)
+{
+    (void)status;
+    (void)events;
+    fb_server *server = due->data;
+    uint64_t n_times;
+    ssize_t n_read = read(server->due_fd, &n_times, sizeof(n_times));
+    (void)n_read; /* the check phase looks what is due */
+    server->due_at = UINT64_MAX;
+}
+
+static void
+close_due(fb_server *server)
+{
+    if (server->due_fd >= 0) {
+        close(server->due_fd);
+        server->due_fd = -1;
+    }
+}
+
+/* Returns 0 or libuv's error code. */
+static int
+open_due(fb_server *server)
+{
+    bool has_waits = false;
+    server->due_at = UINT64_MAX;
+    for (size_t i = 0; i < server->n_queues; i++) {
+        has_waits = has_waits || server->queues[i].rules.batch_wait_ns > 0;
+    }
+    if (!has_waits) {
+        return 0;
+    }
+    server->due_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (server->due_fd < 0) {
+        return uv_translate_sys_error(errno);
+    }
+    int error = uv_poll_init(&server->loop, &server->due, server->due_fd);
+    if (error != 0) {
+        return error;
+    }
+    server->due.data = server;
+    return uv_poll_start(&server->due, UV_READABLE, on_due);
+}
+
+/* ---- deadlines ------------------------------------------------------------------- */
+
+static void
+expire_blocked(fb_queue *queue, uint64_t now)
+{
+    fb_conn *conn = queue->blocked;
+    while (conn != NULL) {
+        fb_conn *next = conn->next_blocked;
+        if (fb_conn_is_late(conn, now)) {
+            fb_conn_refuse_late(conn);
+        }
+        conn = next;
+    }
+}
+
+/* What waits is refused in its time also when no thread comes back. */
+static void
+expire_queues(fb_server *server)
+{
+    uint64_t now = uv_hrtime();
+    for (size_t i = 0; i < server->n_queues; i++) {
+        fb_queue_expire(&server->queues[i], now);
+        expire_blocked(&server->queues[i], now);
     }
 }
 
@@ -356,8 +482,11 @@ close_idle_conns(fb_server *server)
 static void
 close_conns(fb_server *server)
 {
-    fb_count_add(&server->stats->n_slots, -(uint64_t)server->batch.n_slots);
-    fb_server_reset_batch(&server->batch);
+    for (size_t i = 0; i < server->n_queues; i++) {
+        fb_queue *queue = &server->queues[i];
+        fb_count_add(&server->stats->n_slots, -(uint64_t)queue->batch.n_slots);
+        fb_queue_reset(queue);
+    }
     server->touched = NULL;
     server->ready = NULL;
     for (fb_conn *conn = server->conns; conn != NULL; conn = conn->next) {
@@ -381,6 +510,7 @@ close_own_handles(fb_server *server)
     close_handle((uv_handle_t *)&server->idle);
     close_handle((uv_handle_t *)&server->stop);
     close_handle((uv_handle_t *)&server->wakeup);
+    close_handle((uv_handle_t *)&server->due);
     fb_pool_wind_up(&server->pool);
 }
 
@@ -525,6 +655,7 @@ work_off_tick(fb_server *server)
 {
     server->is_tick_due = false;
     expire_waits(server);
+    expire_queues(server);
     unload_bodies(server);
     work_off_and_share(server);
     fb_access_hand_on(&server->access);
@@ -541,6 +672,11 @@ void
 fb_server_publish(fb_server *server)
 {
     fb_stats *stats = server->stats;
+    for (size_t i = 0; i < server->n_queues; i++) {
+        const fb_queue *queue = &server->queues[i];
+        fb_count_set(&stats->queues[i].n_waiting,
+                     queue->batch.n_slots + queue->n_blocked);
+    }
     fb_count_set(&stats->n_taken, fb_count_get(&server->heap.n_taken));
     fb_count_set(&stats->n_lines_lost, fb_access_lost(&server->access));
 }
@@ -557,6 +693,9 @@ on_check(uv_check_t *check)
     step_stop(server);
     if (server->stopping == FB_STOP_NO || fb_server_closes_idle(server)) {
         uv_idle_stop(&server->idle);
+    }
+    if (server->due_fd >= 0) {
+        set_due(server);
     }
     fb_server_publish(server);
     fb_count_set(&server->stats->beat_ms, uv_now(&server->loop));
@@ -750,10 +889,17 @@ open_own_handles(fb_server *server, uint64_t heartbeat_ms)
     return error;
 }
 
+/* Returns milliseconds. */
 static uint64_t
 min_wait(const fb_server *server)
 {
     uint64_t least = UINT64_MAX;
+    for (size_t i = 0; i < server->n_queues; i++) {
+        uint64_t deadline_ns = server->queues[i].rules.deadline_ns;
+        if (deadline_ns > 0 && deadline_ns / NS_PER_MS < least) {
+            least = deadline_ns / NS_PER_MS;
+        }
+    }
     for (size_t i = 0; i < FB_WAIT_KINDS; i++) {
         uint64_t wait_ms = server->waits[i].wait_ms;
         if (wait_ms > 0 && wait_ms < least) {
@@ -789,6 +935,30 @@ init_waits(fb_server *server)
     server->tick_ms = tick < FB_TICK_MIN_MS ? FB_TICK_MIN_MS : tick;
 }
 
+static int
+open_queues(fb_server *server, const fb_server_setup *setup)
+{
+    const fb_queue_rules only = {
+        .batch_size = server->limits.batch_size,
+        .size = FB_QUEUE_SIZE,
+        .full_status = 503,
+    };
+    size_t n = setup->queues != NULL ? setup->n_queues : 1;
+    assert(n >= 1 && n <= FB_QUEUES_BOUND);
+    server->queues = fb_heap_take(&server->heap, n * sizeof(*server->queues));
+    if (server->queues == NULL) {
+        return UV_ENOMEM;
+    }
+    for (; server->n_queues < n; server->n_queues++) {
+        size_t i = server->n_queues;
+        fb_queue_init(&server->queues[i], server, (uint32_t)i,
+                      setup->queues != NULL ? &setup->queues[i] : &only);
+    }
+    server->routes = setup->routes;
+    server->n_routes = setup->n_routes;
+    return 0;
+}
+
 int
 fb_server_open(fb_server *server, const fb_server_setup *setup)
 {
@@ -797,16 +967,23 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     server->ops = setup->ops;
     server->owner = setup->owner;
     server->wakeup_fd = -1;
+    server->due_fd = -1;
     server->stats = setup->stats != NULL ? setup->stats : &server->own_stats;
     server->n_events = UINT64_MAX; /* none were reported yet */
     memcpy(server->server_value, setup->server_value, strlen(setup->server_value) + 1);
-    fb_batch_init(&server->batch, server->limits.batch_size);
+    fb_batch_init(&server->refused, 1);
     fb_exchange_pool_init(&server->exchanges, &server->limits, &server->heap);
-    init_waits(server);
+    fb_deadline_init(&server->deadline,
+                     setup->deadline_field != NULL ? setup->deadline_field : "");
     int error = fb_access_open(&server->access, &server->heap, &setup->access);
     if (error != 0) {
         return error;
     }
+    error = open_queues(server, setup);
+    if (error != 0) {
+        return error;
+    }
+    init_waits(server);
     server->speaks_proxy = setup->speaks_proxy;
     if (setup->trusted != NULL && !fb_trust_read(&server->trust, setup->trusted)) {
         return UV_EINVAL;
@@ -825,7 +1002,11 @@ fb_server_open(fb_server *server, const fb_server_setup *setup)
     if (error != 0) {
         return error;
     }
-    error = fb_executor_open(&server->executor, server, &server->batch);
+    error = open_due(server);
+    if (error != 0) {
+        return error;
+    }
+    error = fb_executor_open(&server->executor, server, &server->queues[0].batch);
     if (error != 0) {
         return error;
     }
@@ -885,6 +1066,7 @@ fb_server_close(fb_server *server)
         (void)error;
         server->has_loop = false;
     }
+    close_due(server);
     fb_flusher_close(&server->flusher);
     fb_executor_close(&server->executor);
     fb_pool_close(&server->pool);
@@ -902,5 +1084,8 @@ fb_server_close(fb_server *server)
     server->temp_dir = NULL;
     fb_heap_give(&server->heap, server->listeners);
     server->listeners = NULL;
+    fb_heap_give(&server->heap, server->queues);
+    server->queues = NULL;
+    server->n_queues = 0;
     assert(server->heap.n_held == 0);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One worker: a loop, its listeners, its connections, its batch, and the one call
+ * One worker: a loop, its listeners, its connections, its queues, and the one call
  * upward.
  *
  * Ownership. A slot lives from parse to the end of the dispatch that it is in; a
@@ -8,7 +8,8 @@
  *
  *   thing         made by         owned by     valid until
  *   fb_server     the binding     the binding  fb_server_close
- *   fb_batch      fb_server_open  fb_server    fb_server_close
+ *   fb_queue      fb_server_open  fb_server    fb_server_close
+ *   fb_batch      fb_server_open  fb_queue     fb_server_close
  *   fb_slot       fb_batch_push   fb_batch     the end of the dispatch
  *   fb_conn       fb_conn_open    fb_server    the closing phase of the iteration
  *                                              that it was closed in
@@ -24,7 +25,9 @@
 #ifndef FB_IO_SERVER_H
 #define FB_IO_SERVER_H
 
+#include "core/deadline.h"
 #include "core/reply.h"
+#include "core/route.h"
 #include "core/trust.h"
 #include "io/access.h"
 #include "io/conn.h"
@@ -32,6 +35,7 @@
 #include "io/flusher.h"
 #include "io/listener.h"
 #include "io/pool.h"
+#include "io/queue.h"
 #include "io/roster.h"
 #include "io/stats.h"
 
@@ -62,6 +66,7 @@ struct fb_server {
     uv_idle_t idle;   /* keeps the loop from waiting, in the first steps of a stop */
     uv_async_t stop;  /* fb_server_stop, from other threads */
     uv_poll_t wakeup; /* on the descriptor of Python's signals */
+    uv_poll_t due;    /* on due_fd */
     int wakeup_fd;    /* or -1 */
     bool has_loop;    /* loop is to be closed */
     fb_listener *listeners;
@@ -78,7 +83,14 @@ struct fb_server {
     fb_pool pool;         /* of handler threads */
     fb_flusher flusher;
     fb_access access;
-    fb_batch batch; /* collecting, or being dispatched */
+    fb_queue *queues;
+    size_t n_queues;
+    const fb_route *routes; /* kept: of queues but the first */
+    size_t n_routes;
+    fb_deadline deadline; /* of clients */
+    fb_batch refused;     /* for a request that is answered without a handler */
+    int due_fd;           /* a timer: when a batch has waited long enough; or -1 */
+    uint64_t due_at;      /* what it is set to, by uv_hrtime; UINT64_MAX: nothing */
     fb_exchange_pool exchanges;
     fb_conn *free_conns; /* for reuse */
     size_t n_free_conns;
@@ -87,8 +99,6 @@ struct fb_server {
     fb_conn *touched; /* to be settled after the dispatch */
     fb_conn *ready;   /* have received bytes that are not parsed: in order */
     fb_conn *last_ready;
-    fb_conn *blocked; /* likewise, and find no slot: in the order of their waits */
-    fb_conn *last_blocked;
     fb_time_list waits[FB_WAIT_KINDS];
     uint64_t polled_at;  /* uv_hrtime: when the events in hand were reported */
     uint64_t n_events;   /* reported then, and before */
@@ -110,12 +120,17 @@ typedef struct fb_server_setup {
     const fb_limits *limits; /* borrowed */
     const int *fds;          /* borrowed: bound stream sockets */
     size_t n_fds;
-    const char *server_value; /* borrowed: of the Server field; "" for none */
-    const char *temp_dir;     /* borrowed: a directory, for bodies that are spooled */
-    const char *trusted;      /* borrowed: as for fb_trust_read; NULL: nobody */
-    bool speaks_proxy;        /* every connection begins with a PROXY header */
-    fb_access_setup access;   /* its descriptor is taken in any case */
-    int wakeup_fd;            /* kept until the server is closed, or -1 */
+    const fb_queue_rules *queues; /* borrowed; NULL: one, with limits->batch_size */
+    size_t n_queues;              /* 1..FB_QUEUES_BOUND */
+    const fb_route *routes;       /* kept: of which requests go to the others */
+    size_t n_routes;
+    const char *deadline_field; /* kept: for fb_deadline_init; NULL: none */
+    const char *server_value;   /* borrowed: of the Server field; "" for none */
+    const char *temp_dir;       /* borrowed: a directory, for bodies that are spooled */
+    const char *trusted;        /* borrowed: as for fb_trust_read; NULL: nobody */
+    bool speaks_proxy;          /* every connection begins with a PROXY header */
+    fb_access_setup access;     /* its descriptor is taken in any case */
+    int wakeup_fd;              /* kept until the server is closed, or -1 */
     fb_roster *roster;     /* kept: of all who have these fds; NULL: nobody else has */
     fb_stats *stats;       /* kept: is added to; NULL: the server has its own */
     uint64_t heartbeat_ms; /* how old stats->beat_ms may be; 0: as old as it likes */
@@ -156,8 +171,19 @@ uint64_t fb_server_clock(const fb_server *server);
 /* Returns whether a connection waits for memory. */
 bool fb_server_has_starved(const fb_server *server);
 
-/* Hand the batch over and settle whoever was in it. */
-void fb_server_dispatch(fb_server *server);
+/* Returns the queue of the request in hand of conn. */
+fb_queue *fb_server_find_queue(fb_server *server, const fb_conn *conn);
+
+/* Hand the batch of queue over, if that can be, and settle whoever was in it. */
+void fb_server_dispatch(fb_server *server, fb_queue *queue);
+
+/* Answer a slot that is given to nobody, with a short reply. */
+void fb_server_answer(fb_server *server, fb_slot *slot, int status);
+
+/* The slots of batch from from and up to end, all of one connection, were answered so,
+ * at now, by uv_hrtime. */
+void fb_server_note_answered(fb_server *server, fb_batch *batch, size_t from,
+                             size_t end, uint64_t now);
 
 /* Returns whether handler threads run the dispatcher, and not the loop. */
 static inline bool
@@ -166,16 +192,9 @@ fb_server_has_threads(const fb_server *server)
     return server->pool.n_hands > 0;
 }
 
-/* What was collected, and was not shared out, waits for a thread. Who was blocked goes
- * on as far as there are slots. */
-void fb_server_queue(fb_server *server);
-
-/* Have conn wait for a slot, or no more. */
-void fb_server_block(fb_server *server, fb_conn *conn);
-void fb_server_unblock(fb_server *server, fb_conn *conn);
-
-/* Take the slots of conn out of the collected batch. */
-void fb_server_drop_slots(fb_server *server, const fb_conn *conn);
+/* What was collected, and was not handed over, waits. Who was blocked goes on as far as
+ * there are slots. */
+void fb_server_rest(fb_server *server);
 
 /* Empty a batch; bodies that nobody took over are gone. */
 void fb_server_reset_batch(fb_batch *batch);

@@ -372,7 +372,9 @@ typedef struct arguments {
     const char *access_log_format; /* borrowed, as is access_log */
     PyObject *stats;               /* borrowed, or NULL */
     unsigned int heartbeat_ms;
-    PyObject *roster; /* borrowed */
+    PyObject *roster; /* borrowed, as those below */
+    PyObject *queues;
+    PyObject *deadline_header; /* bytes */
 } arguments;
 
 /* Returns 0, or -1 with an exception set. */
@@ -380,20 +382,22 @@ static int
 parse_arguments(PyObject *args, PyObject *kwargs, arguments *parsed)
 {
     char *names[] = {
-        "dispatcher",     "listeners",
-        "limits",         "server_header",
-        "temp_dir",       "trusted",
-        "proxy_protocol", "wakeup_fd",
-        "access_log",     "access_log_format",
-        "stats",          "heartbeat_ms",
-        "roster",         NULL,
+        "dispatcher",      "listeners",
+        "limits",          "server_header",
+        "temp_dir",        "trusted",
+        "proxy_protocol",  "wakeup_fd",
+        "access_log",      "access_log_format",
+        "stats",           "heartbeat_ms",
+        "roster",          "queues",
+        "deadline_header", NULL,
     };
     bool ok = PyArg_ParseTupleAndKeywords(
-        args, kwargs, "OO$OyyypiOsOIO:Server", names, &parsed->dispatcher,
+        args, kwargs, "OO$OyyypiOsOIOOS:Server", names, &parsed->dispatcher,
         &parsed->listeners, &parsed->limits, &parsed->server_value, &parsed->temp_dir,
         &parsed->trusted, &parsed->proxy_protocol, &parsed->wakeup_fd,
         &parsed->access_log, &parsed->access_log_format, &parsed->stats,
-        &parsed->heartbeat_ms, &parsed->roster);
+        &parsed->heartbeat_ms, &parsed->roster, &parsed->queues,
+        &parsed->deadline_header);
     return ok ? 0 : -1;
 }
 
@@ -479,6 +483,7 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
         py_limits_read(given.limits, &limits) < 0 ||
         read_stats_memory(self, given.stats, &stats) < 0 ||
         read_roster(self, given.roster, &roster) < 0 ||
+        py_queues_read(given.queues, &self->queues) < 0 ||
         check_server_value(given.server_value) < 0) {
         close_fds(fds, 0, n_fds);
         close_fds(&access.fd, 0, access.fd >= 0 ? 1 : 0);
@@ -488,10 +493,16 @@ server_init(PyObject *op, PyObject *args, PyObject *kwargs)
     self->state = py_state_of_type(Py_TYPE(op));
     self->executor.server = self;
     self->executor.dispatcher = Py_NewRef(given.dispatcher);
+    self->deadline_header = Py_NewRef(given.deadline_header);
     fb_server_setup setup = {
         .limits = &limits,
         .fds = fds,
         .n_fds = n_fds,
+        .queues = self->queues.rules,
+        .n_queues = self->queues.n_rules,
+        .routes = self->queues.routes,
+        .n_routes = self->queues.n_routes,
+        .deadline_field = PyBytes_AsString(given.deadline_header),
         .server_value = given.server_value,
         .temp_dir = given.temp_dir,
         .trusted = given.trusted,
@@ -738,6 +749,8 @@ server_dealloc(PyObject *op)
     if (self->roster_view.obj != NULL) {
         PyBuffer_Release(&self->roster_view);
     }
+    py_queues_fini(&self->queues);
+    Py_CLEAR(self->deadline_header);
     server_clear(op);
     freefunc free_slot = PyType_GetSlot(type, Py_tp_free);
     free_slot(op);

@@ -7,6 +7,7 @@
 #define FB_PYTHON_SERVER_H
 
 #include "io/server.h"
+#include "python/queues.h"
 #include "python/request.h"
 
 typedef struct py_batch py_batch;
@@ -36,6 +37,8 @@ struct py_server {
     bool is_resting;             /* it is in the hands of one */
     Py_buffer stats_view;        /* of the memory of its stats, when .obj is set */
     Py_buffer roster_view;       /* likewise of its roster */
+    py_queues queues;            /* rules and routes of its queues */
+    PyObject *deadline_header;   /* keeps the bytes that it reads, or NULL */
     bool is_serving;
     bool is_closed;    /* served once already */
     bool is_abandoned; /* with handler threads that did not come back in time */

@@ -745,7 +745,7 @@ static const fb_server_ops server_ops = {
 static void
 check_no_work(void)
 {
-    require(w.server.batch.n_slots == 0 && w.server.touched == NULL &&
+    require(w.server.queues[0].batch.n_slots == 0 && w.server.touched == NULL &&
                 w.server.ready == NULL,
             "the loop would wait, but there is work");
 }
@@ -1213,8 +1213,8 @@ bind_listener(void)
 static void
 clear_world(void)
 {
-    char *slots = (char *)w.server.batch.slots;
-    char *behind = (char *)(w.server.batch.slots + FB_BATCH_SLOTS);
+    char *slots = (char *)w.server.queues[0].batch.slots;
+    char *behind = (char *)(w.server.queues[0].batch.slots + FB_BATCH_SLOTS);
     memset(slots, 0, w.limits.batch_size * sizeof(fb_slot));
     memset(&w, 0, (size_t)(slots - (char *)&w));
     memset(behind, 0, (size_t)((char *)w.clients - behind));
