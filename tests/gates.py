@@ -76,8 +76,15 @@ def wait_until_gone(server: fastbatch.Server) -> None:
     )
 
 
-def cpu_at_rest() -> float:
-    """Seconds of CPU time that this process takes in a tenth of a second at rest."""
+def is_at_rest() -> bool:
+    """Whether this process uses next to no CPU for a while, in one look of three.
+
+    What spins does so each time; what else this process does is over by then.
+    """
+    return any(_cpu_of_a_while() < 0.05 for _ in range(3))
+
+
+def _cpu_of_a_while() -> float:
     began = time.process_time()
     time.sleep(0.1)
     return time.process_time() - began

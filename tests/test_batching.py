@@ -226,7 +226,7 @@ def test_reply_leaves_before_a_later_handler_of_the_batch_ends(
         if request.path == "/first" and is_slow:
             has_reply.wait(0.01)  # longer than the millisecond that a batch may take
         if request.path == "/second":
-            in_time.append(has_reply.wait(2))
+            in_time.append(has_reply.wait(helpers.TIMEOUT))
         return request.path
 
     gate = gates.Gate(handler)

@@ -190,7 +190,7 @@ def test_small_requests_are_served_while_memory_is_full(serve: Serve) -> None:
         for _ in range(10):
             assert other.ask().status == 200
         assert helpers.get_url(server).status == 200
-        assert gates.cpu_at_rest() < 0.05
+        assert gates.is_at_rest()
 
 
 @pytest.mark.parametrize("kind", ["length", "chunked"])
@@ -256,7 +256,7 @@ def test_request_that_waits_too_long_for_its_slot_is_answered_503(
     n_refused = sum(reply.status == 503 for reply in replies)
     assert server.stats()["overloaded"] == n_refused
     if timeout == 0.2:
-        assert 0 < n_refused < 15
+        assert 0 < n_refused < 16  # the first one at least has not waited
         refused = [reply for reply in replies if reply.status == 503]
         assert {reply.headers["Retry-After"] for reply in refused} == {"5"}
         assert {reply.headers["Connection"] for reply in refused} == {"close"}
@@ -269,9 +269,9 @@ def test_what_waits_behind_its_own_pipeline_is_not_refused(serve: Serve) -> None
     def slow(_request: fastbatch.Request) -> None:
         time.sleep(0.02)
 
-    server = serve(slow, batch_size=1, queue_timeout=0.1)
-    replies = helpers.parse_replies(helpers.talk(server, get() * 20, replies=20))
-    assert [reply.status for reply in replies] == [204] * 20
+    server = serve(slow, batch_size=1, queue_timeout=0.5)
+    replies = helpers.parse_replies(helpers.talk(server, get() * 50, replies=50))
+    assert [reply.status for reply in replies] == [204] * 50
 
 
 def test_time_that_an_upload_takes_is_not_time_in_the_queue(serve: Serve) -> None:

@@ -164,17 +164,17 @@ def test_request_that_came_while_two_handlers_were_slow_is_not_late(
     serve: Serve,
 ) -> None:
     steps = Steps()
-    server = serve(steps, keepalive_timeout=1.2)
+    server = serve(steps, keepalive_timeout=2)
     with gates.connect(server, 3) as (first, second, third):
         third.ask()
         first.send(get("/step"))
         steps.wait()
         second.send(get("/step"))
-        time.sleep(0.7)
+        time.sleep(1.1)
         steps.go()
         steps.wait()
         third.send(get("/third"))  # less than the time-out after the last one
-        time.sleep(0.7)
+        time.sleep(1.1)
         steps.go()
         assert third.reply().body == b"/third"
 
@@ -182,12 +182,12 @@ def test_request_that_came_while_two_handlers_were_slow_is_not_late(
 def test_idle_connections_give_way_to_a_new_one_after_a_second(serve: Serve) -> None:
     server = serve(handler, max_connections=3)
     with gates.connect(server, 3) as connections:
+        began = time.monotonic()
         for connection in connections:
             connection.ask()
-        began = time.monotonic()
         with Connection(server) as new:
             assert new.ask("/new").body == b"/new"
-        assert 0.5 < time.monotonic() - began < 5
+        assert time.monotonic() - began > 0.5
 
 
 def test_connection_whose_request_waits_for_a_slow_handler_does_not_give_way(
@@ -214,14 +214,14 @@ def test_connection_whose_request_waits_for_a_slow_handler_does_not_give_way(
 def test_stop_does_not_wait_for_an_idle_connection_whose_buffer_is_full(
     serve: Serve,
 ) -> None:
-    server = serve(handler, batch_size=1, graceful_timeout=5)
+    server = serve(handler, batch_size=1, graceful_timeout=helpers.TIMEOUT)
     with gates.connect(server, 2) as (connection, bystander):
         connection.send(get_of_size(READ))
         connection.reply()
         bystander.ask()  # by then the loop has done with the other one
         began = time.monotonic()
         server.stop()
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < helpers.TIMEOUT / 2
         assert connection.is_closed()
 
 

@@ -264,7 +264,7 @@ def test_cpu_stays_idle_when_a_client_half_closes_or_resets(
         end(connection)
         for _ in range(20):  # by then the server has seen it
             bystander.ask()
-        assert gates.cpu_at_rest() < 0.05
+        assert gates.is_at_rest()
         assert bystander.ask("/alive").body == b"/alive"
     gates.wait_until_gone(server)
 
@@ -403,7 +403,7 @@ def test_connections_beyond_the_limit_wait_for_one_to_end(serve: Serve) -> None:
         assert second.socket.recv(1)
         with Connection(server) as third:
             third.send(get("/third"))
-            assert gates.cpu_at_rest() < 0.05
+            assert gates.is_at_rest()
             assert not select.select([third.socket], [], [], 0)[0]
             first.close()
             assert third.reply().body == b"/third"
@@ -443,7 +443,6 @@ def test_idle_connections_do_not_keep_new_clients_out(serve: Serve) -> None:
     with gates.connect(server, 2) as (idle, fresh):
         idle.ask()
         with Connection(server) as third:
-            third.socket.settimeout(2)
             assert third.ask("/third").body == b"/third"
         del fresh
 
@@ -467,11 +466,21 @@ def crowd(address: helpers.Address, n: int) -> Iterator[list[Connection]]:
         yield [stack.enter_context(Connection(address)) for _ in range(n)]
 
 
-def cpu_at_rest(connection: Connection) -> float:
-    """The server's CPU time in half a second: one that spins gets some in any case."""
-    began = float(connection.ask("/cpu").body)
-    time.sleep(0.5)
-    return float(connection.ask("/cpu").body) - began
+def is_at_rest(connection: Connection) -> bool:
+    """Whether the server uses next to no CPU for half a second, in one look of three.
+
+    One that spins gets some in any case; others may still serve whom they could accept.
+    """
+
+    def cpu() -> float:
+        return float(connection.ask("/cpu").body)
+
+    for _ in range(3):
+        began = cpu()
+        time.sleep(0.5)
+        if cpu() - began < 0.05:
+            return True
+    return False
 
 
 def test_full_table_of_files_loses_no_client_and_does_not_spin(start: Start) -> None:
@@ -481,7 +490,7 @@ def test_full_table_of_files_loses_no_client_and_does_not_spin(start: Start) -> 
         with crowd(address, 60) as connections:
             for i, connection in enumerate(connections):
                 connection.send(get(f"/{i}", "Connection: close"))
-            assert cpu_at_rest(first) < 0.05
+            assert is_at_rest(first)
             for i, connection in enumerate(connections):
                 assert connection.reply().body == f"/{i}".encode()
         assert first.ask("/alive").body == b"/alive"
@@ -494,7 +503,7 @@ def test_full_table_of_files_with_idle_clients_lets_others_in_later(
     with Connection(address) as first:
         first.ask()
         with crowd(address, 40) as connections:
-            assert cpu_at_rest(first) < 0.05
+            assert is_at_rest(first)
             last = connections[-1]
             last.send(get("/last"))
             for connection in connections[:-1]:

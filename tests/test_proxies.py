@@ -589,7 +589,7 @@ def test_untrusted_peer_is_closed_at_once_and_unread(
         assert is_closed_without_a_reply(connection)
     assert server.stats()["bytes_received"] == 0
     assert server.stats()["requests"] == 0
-    assert server.stats()["open_connections"] == 0
+    gates.wait_until_gone(server)  # it counts what it has closed a moment later
 
 
 WHOLE = v2(0x11, ends("198.51.100.1", 1) + TLVS)

@@ -449,7 +449,7 @@ def test_each_item_has_left_before_the_next_is_asked_for(serve: Serve) -> None:
     def events() -> Iterator[bytes]:
         for n in range(5):
             yield b"data: %d\n\n" % n
-            in_time.append(received.acquire(timeout=2))
+            in_time.append(received.acquire(timeout=helpers.TIMEOUT))
 
     server = serve(lambda _: (200, {"Content-Type": "text/event-stream"}, events()))
     with Connection(server) as connection:
