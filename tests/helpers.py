@@ -25,7 +25,7 @@ IS_WATCHED = "--with-thread-sanitizer" in (
     sysconfig.get_config_var("CONFIG_ARGS") or ""
 )
 
-TIMEOUT = 60.0 if IS_WATCHED else 10.0  # seconds: for whatever should take none
+TIMEOUT = 60.0 if IS_WATCHED else 20.0  # seconds: for whatever should take none
 TRAILING = b"GET /trailing HTTP/1.1\r\nHost: test\r\n\r\n"
 
 Address = tuple[str, int] | str

@@ -149,8 +149,9 @@ def test_reply_leaves_before_a_later_one_of_its_connection_is_there(
 def test_loop_goes_on_while_every_thread_is_blocked(
     serve: Serve, blocker: Blocker
 ) -> None:
+    # A client that is kept from its turn before it sends is not to be one that is idle.
     server = serve(
-        blocker, threads=2, head_timeout=0.1, keepalive_timeout=0.1, max_body=10
+        blocker, threads=2, head_timeout=0.1, keepalive_timeout=1.5, max_body=10
     )
     blocked = block(server, blocker, 2)
     assert helpers.talk(server, b"BAD\r\n\r\n").startswith(b"HTTP/1.1 400 ")
@@ -658,8 +659,11 @@ def test_connections_are_closed_when_the_grace_is_over(
 ) -> None:
     server = serve(blocker, threads=1, graceful_timeout=0.1)
     (blocked,) = block(server, blocker, 1)
-    with Connection(server) as waiting:
+    with gates.connect(server, 1) as (waiting,):
+        # What is not read yet would be lost, and the connection reset.
+        received = server.stats()["bytes_received"]
         waiting.send(get("/waits"))
+        gates.wait_until_read(server, received + len(get("/waits")))
         stopper = threading.Thread(target=server.stop)
         stopper.start()
         assert waiting.is_closed()

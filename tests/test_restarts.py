@@ -159,7 +159,8 @@ def test_worker_that_is_killed(serve: Callable[..., Program]) -> None:
 
 
 def test_worker_whose_handler_does_not_return(serve: Callable[..., Program]) -> None:
-    program = serve("--worker-timeout=1", handler="stuck")
+    # The other worker must not be kept from its turn for so long.
+    program = serve("--worker-timeout=3", handler="stuck")
     with clients_of(program) as clients:
         clients.go_on()
         with Connection(program.address()) as connection:

@@ -39,9 +39,11 @@ def gate() -> Iterator[Gate]:
     gate.opened.set()
 
 
-def stop_in_thread(server: fastbatch.Server, now: bool = False) -> threading.Thread:
-    thread = threading.Thread(target=server.stop, args=(now,))
+def stop_in_thread(server: fastbatch.Server) -> threading.Thread:
+    """Have a thread stop it, which waits for its end; returns when it was told."""
+    thread = threading.Thread(target=server.stop)
     thread.start()
+    helpers.wait_until(server._running().is_stopping, "stop() being called")
     return thread
 
 
@@ -128,7 +130,7 @@ def test_idle_connections_do_not_hold_up_the_end(serve: Serve) -> None:
     with Connection(server) as used, Connection(server) as unused:
         used.ask()
         helpers.wait_until(lambda: server.stats()["connections"] == 2)
-        assert seconds_to_stop(server) < 2
+        assert seconds_to_stop(server) < helpers.TIMEOUT
         assert used.is_closed()
         assert unused.is_closed()
 
@@ -200,7 +202,7 @@ def test_now_closes_whatever_is_owed(serve: Serve) -> None:
     with Connection(server) as connection:
         connection.send(helpers.get())
         helpers.wait_until(lambda: server.stats()["requests"] == 1)
-        assert seconds_to_stop(server, now=True) < 2
+        assert seconds_to_stop(server, now=True) < helpers.TIMEOUT
 
 
 def test_now_ends_a_graceful_stop(serve: Serve) -> None:
@@ -211,7 +213,7 @@ def test_now_ends_a_graceful_stop(serve: Serve) -> None:
         thread = stop_in_thread(server)
         time.sleep(0.1)
         assert thread.is_alive()
-        assert seconds_to_stop(server, now=True) < 2
+        assert seconds_to_stop(server, now=True) < helpers.TIMEOUT
         thread.join(helpers.TIMEOUT)
         assert not thread.is_alive()
 
@@ -240,13 +242,14 @@ def test_replies_that_were_given_are_sent_when_a_handler_ends_it(
 # Runs until a signal; then says whether everything is as it was before. What is to be
 # different is in the variables handler, options and prepare.
 PROGRAM = """
-import signal, socket, sys, threading, time
+import os, signal, socket, sys, threading, time
 import fastbatch
 
 def handler(request):
     if request.path == "/slow":
         print("in the handler", flush=True)
-        time.sleep(0.5)
+        while not os.path.exists("go"):
+            time.sleep(0.01)
     elif request.path == "/stuck":
         print("in the handler", flush=True)
         while True:
@@ -309,6 +312,8 @@ def test_signal_lets_the_handler_answer(
         connection.send(helpers.get("/slow"))
         process.wait_for("in the handler")
         process.signal(number)
+        process.wait_for("answering what has arrived")
+        (tmp_path / "go").touch()
         reply = connection.reply()
         assert reply.body == b"answered"
         assert reply.headers["Connection"] == "close"

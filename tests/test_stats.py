@@ -2,12 +2,12 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
 from conftest import Serve
-from helpers import Connection, get
+from helpers import Connection, get, wait_until
 
 import fastbatch
 from fastbatch import _core
@@ -23,13 +23,6 @@ def answer(request: fastbatch.Request) -> Any:
     if request.path == "/stream":
         return 201, iter([b"a", b"b"])
     return HELLO
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
-    while not is_so():
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 def test_replies_are_counted_by_their_status(serve: Serve) -> None:
