@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from wsgiref.types import StartResponse
@@ -22,7 +22,7 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench import __main__ as command_line
-from bench import listeners, machine, measure, mixed, paced, peers, scale, wrk
+from bench import listeners, machine, measure, mixed, paced, peers, plot, scale, wrk
 from bench.compare import load_table, servers_text
 from bench.errors import BenchError
 from bench.figures import (
@@ -39,6 +39,7 @@ from bench.measure import Reading, Settings
 from bench.mixed import FastOnes, MixedRow, mixed_text
 from bench.paced import Latencies, Pace, percentile, reply_length, run_paced
 from bench.peers import FRAMEWORKS, PEERS, PINS, find_peers, peer_subject, read_pins
+from bench.plot import COLOURS, INK, Axis, Panel, Series, legend_columns, write_plot
 from bench.report import show, table
 from bench.results import METRICS, Cell, Result, Sample
 from bench.scale import Kind, Row, scale_text
@@ -1172,3 +1173,69 @@ def test_one_short_round_with_one_worker(tmp_path: Path) -> None:
         # The server's own clock agrees that every request took what it is to take.
         assert result["metrics"]["cpu_us"]["median"] > 50
         assert 0 < result["useful_share"][0] < 1
+
+
+# ---- plots ---------------------------------------------------------------------------
+
+
+def make_panel(title: str, names: Sequence[str], is_log: bool = False) -> Panel:
+    lines = [Series(name, [(1, 10 + n), (256, 90)]) for n, name in enumerate(names)]
+    x = Axis("batch_size", is_log=True, ticks=(1, 256))
+    return Panel(title, x, Axis("latency p99, ms", is_log), lines)
+
+
+def test_a_plot_has_its_texts_and_is_the_same_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    panels = [
+        make_panel("on the loop", ["c=50", "c=500"]),
+        make_panel("in a thread", ["c=50", "c=200"], is_log=True),
+        make_panel("elsewhere", ["c=50"]),
+    ]
+    for name in ("once", "again"):
+        write_plot(tmp_path / f"{name}.svg", panels, "What it does", columns=2)
+    text = (tmp_path / "once.svg").read_text()
+    for said in ("What it does", "on the loop", "elsewhere", "latency p99, ms", "256"):
+        assert f">{said}</text>" in text
+    for name in ("c=50", "c=200", "c=500"):
+        assert text.count(f">{name}</text>") == 1, "in the one legend"
+    assert (tmp_path / "again.svg").read_text() == text
+
+
+def test_a_plot_can_be_read_on_white_and_on_black() -> None:
+    def light(colour: str) -> float:
+        """The relative luminance as WCAG 2 has it, of which 0.05 is glare."""
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [
+            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+            for part in parts
+        ]
+        weights = (0.2126, 0.7152, 0.0722)
+        return 0.05 + sum(w * part for w, part in zip(weights, linear, strict=True))
+
+    for colour in (INK, *COLOURS):
+        assert light("#ffffff") / light(colour) >= 3, colour
+        assert light(colour) / light("#000000") >= 3, colour
+
+
+def test_a_legend_has_as_many_names_in_a_row_as_fit() -> None:
+    assert legend_columns(["c=50"] * 4, width=6) == 4
+    assert legend_columns(["fastbatch, batch handler, wait 1 ms"] * 4, width=6) == 1
+    assert legend_columns(["x" * 200], width=3) == 1
+
+
+def test_without_matplotlib_it_is_said_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(BenchError, match="pip install --group bench"):
+        plot.require_matplotlib()
+    with pytest.raises(BenchError, match="pip install --group bench"):
+        write_plot(tmp_path / "a.svg", [make_panel("", ["a"])])
+
+
+def test_a_plot_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"a\.png is no \.svg"):
+        write_plot(tmp_path / "a.png", [make_panel("", ["a"])])
+    pytest.importorskip("matplotlib")
+    with pytest.raises(BenchError, match="cannot be written: No such file"):
+        write_plot(tmp_path / "nowhere" / "a.svg", [make_panel("", ["a"])])
