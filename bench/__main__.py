@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bench import listeners, mixed, scale
+from bench import listeners, mixed, scale, sweep
 from bench.compare import compare_text, servers_text
 from bench.errors import BenchError
 from bench.instructions import (
@@ -36,6 +36,7 @@ from bench.peers import (
     install_peers,
     require_frameworks,
 )
+from bench.plot import require_matplotlib, require_svg, write_plot
 from bench.results import (
     METRICS,
     OTHERS_PERCENT,
@@ -75,6 +76,7 @@ examples:
   python -m bench flask --connections 100   the same with Flask
   python -m bench scale                     1, 2 and more workers, handler threads
   python -m bench seed --connections 50     what batching gives
+  python -m bench sweep --plot sweep.svg    the same for handlers of several kinds
   python -m bench instructions              what it costs outside the kernel, exactly
 
 bench/README.md says what each figure means.
@@ -111,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("scale", add_scale, run_scale, "1, 2 and more workers; handlers that wait"),
         ("log", add_log, run_log, "with an access log and without"),
         ("seed", add_seed, run_seed, "batch sizes, from 1 (the control) to 256"),
+        ("sweep", add_sweep, run_sweep, "batch sizes by handler and load, plotted"),
         ("listeners", add_listeners, run_listeners, "connections spread over workers"),
         ("instructions", add_instructions, run_instructions, "counted by callgrind"),
     ):
@@ -260,6 +263,39 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     add_python(parser, several=False)
     add_app(parser)
     add_loads(parser, connections=[50, 100, 200, 500], pipeline=[1, 16])
+    add_batch_sizes(parser)
+    add_rounds(parser, rounds=3, seconds=2)
+    add_machine(parser)
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Which batch_size is right, by handler and number of connections: request "
+        "handlers and batch handlers, with nothing to do and with some work, on the "
+        "loop and in a thread. Ends with the default that follows."
+    )
+    add_python(parser, several=False)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=sweep.KINDS,
+        default=list(sweep.KINDS),
+        metavar="KIND",
+        help=f"which handlers (default: {' '.join(sweep.KINDS)})",
+    )
+    add_connections(parser, [50, 100, 200, 500])
+    add_batch_sizes(parser)
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.svg",
+        help="draw it there as well; takes matplotlib",
+    )
+    add_rounds(parser, rounds=3, seconds=2)
+    add_machine(parser)
+
+
+def add_batch_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-sizes",
         nargs="+",
@@ -268,8 +304,6 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="(default: 1 8 32 128 256)",
     )
-    add_rounds(parser, rounds=3, seconds=2)
-    add_machine(parser)
 
 
 def add_instructions(parser: argparse.ArgumentParser) -> None:
@@ -342,6 +376,18 @@ def add_app(parser: argparse.ArgumentParser) -> None:
 def add_loads(
     parser: argparse.ArgumentParser, connections: list[int], pipeline: list[int]
 ) -> None:
+    add_connections(parser, connections)
+    parser.add_argument(
+        "--pipeline",
+        nargs="+",
+        type=number(1, 1000),
+        default=pipeline,
+        metavar="N",
+        help=f"requests per write (default: {' '.join(map(str, pipeline))})",
+    )
+
+
+def add_connections(parser: argparse.ArgumentParser, connections: list[int]) -> None:
     parser.add_argument(
         "--connections",
         "-c",
@@ -350,14 +396,6 @@ def add_loads(
         default=connections,
         metavar="N",
         help=f"kept open by wrk (default: {' '.join(map(str, connections))})",
-    )
-    parser.add_argument(
-        "--pipeline",
-        nargs="+",
-        type=number(1, 1000),
-        default=pipeline,
-        metavar="N",
-        help=f"requests per write (default: {' '.join(map(str, pipeline))})",
     )
 
 
@@ -580,6 +618,40 @@ def run_seed(args: argparse.Namespace) -> Report:
         for subject in pythons.subjects(args.app, batch_size)
     ]
     return run_measurement(args, pythons.about, subjects, seed_text)
+
+
+def run_sweep(args: argparse.Namespace) -> Report:
+    find_wrk()
+    if args.plot:
+        require_svg(args.plot)
+        require_matplotlib()
+    pythons = Pythons([args.python] if args.python else None)
+    [path] = pythons.paths.values()
+    kinds = [sweep.KINDS[name] for name in args.only]
+    if not pythons.with_options("threads", "batch_wait"):
+        kinds = [kind for kind in kinds if not kind.is_batch]
+    sizes, connections = sorted(set(args.batch_sizes)), sorted(set(args.connections))
+    cores = choose_cores(args.server_core, args.wrk_core)
+    settings = Settings(args.rounds, args.seconds, args.warmup, cores)
+    n_cells = len(kinds) * len(sizes) * len(connections)
+    announce(cores, settings.expected_seconds(n_cells))
+    rows = sweep.measure_rows(
+        kinds, path, sizes, connections, settings, warn_of_failure
+    )
+    warn_of_others([row.result for row in rows])
+    if args.plot:
+        panels, columns = sweep.sweep_panels(rows)
+        write_plot(args.plot, panels, columns=columns, share_y=True)
+    found = {
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "warmup": args.warmup,
+        "one_core": cores.shared,
+        "wrk": wrk_version(),
+        "servers": pythons.about,
+        "results": sweep.rows_to_json(rows),
+    }
+    return sweep.sweep_text(rows), found
 
 
 def run_measurement(

@@ -18,7 +18,7 @@ COLOURS = ("#d55e00", "#1e88c8", "#109070", "#c060a0", "#8a7fd8", "#a07818")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 # In inches, of which matplotlib makes 72 points each.
-PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.5
+PANEL_WIDTH, PANEL_HEIGHT = 2.8, 2.3
 TITLE_HEIGHT = 0.3
 LEGEND_ROW, LEGEND_MARGIN = 0.18, 0.2
 LETTER_WIDTH, LINE_WIDTH = 0.075, 0.6
@@ -46,8 +46,10 @@ STYLE = {
     "svg.hashsalt": "fastbatch",
     "text.color": INK,
     "xtick.color": INK,
+    "xtick.labelsize": 7,
     "xtick.minor.size": 0,
     "ytick.color": INK,
+    "ytick.labelsize": 7,
     "ytick.minor.size": 0,
 }
 
@@ -76,7 +78,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One chart; on a linear axis the y values start at 0."""
+    """One chart. A linear y axis starts at 0."""
 
     title: str
     x: Axis
@@ -94,11 +96,16 @@ def require_matplotlib() -> None:
 
 
 def write_plot(
-    path: Path, panels: Sequence[Panel], title: str = "", columns: int = 0
+    path: Path,
+    panels: Sequence[Panel],
+    title: str = "",
+    columns: int = 0,
+    share_y: bool = False,
 ) -> None:
     """Draw ``panels`` side by side, in rows of ``columns``: 0 is all in one row.
 
-    One legend below them says which line is which.
+    One legend below them says which line is which. With ``share_y`` those of a row have
+    one range of y, of which the first has the marks.
 
     Raises:
         BenchError: matplotlib is not installed, ``path`` is no .svg, or it cannot be
@@ -116,10 +123,15 @@ def write_plot(
     height = PANEL_HEIGHT * rows + below + (TITLE_HEIGHT if title else 0)
     with matplotlib.rc_context(STYLE):
         figure = figures.Figure(figsize=(width, height))
-        grid = figure.subplots(rows, columns, squeeze=False).flat
+        sharing = "row" if share_y else "none"
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=sharing).flatten()
         lines: dict[str, Any] = {}
         for axes, panel in zip(grid, panels, strict=False):
             draw_panel(axes, panel, names, lines)
+        # Not before: it ends the search for a range that all lines fit into.
+        for axes, panel in zip(grid, panels, strict=False):
+            if not panel.y.is_log:
+                axes.set_ylim(bottom=0)
         for axes in grid[len(panels) :]:
             axes.remove()
         if title:
@@ -160,21 +172,19 @@ def draw_panel(
         lines.setdefault(series.name, line)
     set_axis(axes, axes.xaxis, panel.x)
     set_axis(axes, axes.yaxis, panel.y)
-    if not panel.y.is_log:
-        axes.set_ylim(bottom=0)
     axes.grid()
 
 
 def set_axis(axes: Any, which: Any, axis: Axis) -> None:
+    ticker = import_matplotlib("matplotlib.ticker")
     which.set_label_text(axis.label)
     if axis.is_log:
-        # A way to set the scale of one axis that does not depend on which it is.
         axes.set(**{f"{which.axis_name}scale": "log"})
+        which.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     if axis.ticks:
-        which.set_ticks(axis.ticks, labels=[f"{tick:,.6g}" for tick in axis.ticks])
-        which.set_minor_locator(import_matplotlib("matplotlib.ticker").NullLocator())
-    else:
-        which.set_major_formatter(lambda value, _: f"{value:,.6g}")
+        which.set_major_locator(ticker.FixedLocator(axis.ticks))
+    which.set_major_formatter(lambda value, _: f"{value:,.6g}")
+    which.set_minor_formatter(ticker.NullFormatter())
 
 
 def save(figure: Any, path: Path) -> None:

@@ -4,7 +4,7 @@ Usage: python bench/serve.py APP [--interface I] [--batch-size N] [--access-log 
                                  [--threads N] [--workers N [--processes yes|no]]
        python bench/serve.py --about
 
-APP is a handler of apps.py, or the name of a WSGI application of serving.py. With
+APP is a handler of apps.py, or a WSGI application or batch handler of serving.py. With
 ``--workers`` it is ``fastbatch.run()`` that serves, supervisor and all.
 
 Prints one line of JSON when it listens, ``{"port": N}``; one with the server's counters

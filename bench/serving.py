@@ -18,17 +18,23 @@ HOST = "127.0.0.1"
 # As many as the floor lets wait.
 BACKLOG = 2048
 
-# The WSGI applications. Any other name is that of a request handler in apps.py.
+# The WSGI applications, and the handlers of whole batches. Any other name is that of a
+# request handler in apps.py.
 WSGI_APPS = {
     "wsgi": "wsgi_apps:hello",
     "wsgi-burn": "wsgi_apps:burn",
     "wsgi-mixed": "wsgi_apps:mixed",
     "flask": "flask_app:app",
 }
+BATCH_APPS = {
+    "batch-hello": "batch_apps:hello",
+    "batch-model": "batch_apps:model",
+}
 
 
 def load_app(name: str) -> Any:
-    module, _, attribute = WSGI_APPS.get(name, f"apps:{name}").partition(":")
+    places = WSGI_APPS | BATCH_APPS
+    module, _, attribute = places.get(name, f"apps:{name}").partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 

@@ -22,7 +22,18 @@ import pytest
 sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench import __main__ as command_line
-from bench import listeners, machine, measure, mixed, paced, peers, plot, scale, wrk
+from bench import (
+    listeners,
+    machine,
+    measure,
+    mixed,
+    paced,
+    peers,
+    plot,
+    scale,
+    sweep,
+    wrk,
+)
 from bench.compare import load_table, servers_text
 from bench.errors import BenchError
 from bench.figures import (
@@ -974,6 +985,7 @@ def test_wrks_script_asks_for_slow_now_and_then_if_told() -> None:
         ["wsgi", "--rounds", "0"],
         ["flask", "--pipeline", "1001"],
         ["seed", "--batch-sizes", "257"],
+        ["sweep", "--batch-sizes", "0"],
     ],
 )
 def test_counts_and_times_are_bounded(
@@ -1239,3 +1251,128 @@ def test_a_plot_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     with pytest.raises(BenchError, match="cannot be written: No such file"):
         write_plot(tmp_path / "nowhere" / "a.svg", [make_panel("", ["a"])])
+
+
+# ---- the sweep -----------------------------------------------------------------------
+
+
+def make_sweep(
+    kind: str, rates: dict[tuple[int, int], int], others: float = 0.0
+) -> list[sweep.Row]:
+    """Rows by (connections, batch_size); the latencies follow from the rates."""
+    rows = []
+    for (connections, size), rate in rates.items():
+        cell = Cell(Subject("", ("true",), size), Load(connections))
+        latency = {"p50": 10**9 // rate, "p99": 10**10 // rate, "p99.9": 10**11 // rate}
+        found = WrkResult(rate, 1.0, 0, {"read": 1}, latency)
+        sample = Sample(cell.load, found, CpuTime(0.5, 0.1), others)
+        rows.append(sweep.Row(sweep.KINDS[kind], Result(cell, [sample, sample])))
+    return rows
+
+
+HELPS = {(50, 1): 100, (50, 8): 400, (50, 256): 390, (500, 1): 100, (500, 8): 700}
+HELPS[500, 256] = 900
+SAME = {(50, 1): 102, (50, 8): 100, (50, 256): 100}
+
+
+def test_the_sweep_says_where_batching_helps_and_which_default_follows() -> None:
+    rows = [*make_sweep("batch", HELPS), *make_sweep("burn", SAME)]
+    text = sweep.sweep_text(rows)
+    assert "each: requests/s x 3.90 at c=50, x 9.00 at c=500" in text
+    assert "256 and not 1 helps: batch handler" in text
+    assert "256 and not 1 changes nothing for: request handler, 50 us" in text
+    lines = [line.split() for line in text.splitlines()]
+    assert ["1", "x", "0.11", "x", "9.00", "x", "9.00"] in lines
+    assert ["8", "x", "0.78", "x", "1.29", "x", "1.29"] in lines
+    assert "batch_size 256. Under every handler and load it has x 0.97 or more" in text
+    assert "errors in all cells: 18" in text
+
+
+def test_the_sweep_compares_sizes_of_the_same_handler_and_load() -> None:
+    rows = [*make_sweep("batch", HELPS), *make_sweep("burn", SAME)]
+    ratios = {
+        (r["handler"], r["connections"], r["batch_size"]): r["metrics"]["rate"]["ratio"]
+        for r in sweep.rows_to_json(rows)
+        if r["batch_size"] > 1
+    }
+    batch, burn = sweep.KINDS["batch"].title, sweep.KINDS["burn"].title
+    assert ratios[batch, 500, 256]["median"] == 9
+    assert ratios[batch, 50, 256]["median"] == pytest.approx(3.9)
+    assert ratios[burn, 50, 8]["median"] == pytest.approx(100 / 102)
+
+
+def test_of_sizes_that_are_as_good_the_default_has_the_lowest_p99() -> None:
+    equals = {
+        8: sweep.Worst(rate=0.96, cpu_us=1.0, p99_ms=1.1),
+        128: sweep.Worst(rate=0.98, cpu_us=1.0, p99_ms=1.3),
+        256: sweep.Worst(rate=0.80, cpu_us=1.0, p99_ms=1.0),
+    }
+    text = sweep.default_text(equals, 8, n_disturbed=0)
+    assert "batch_size 8. Under" in text
+    assert "so has 128, with a higher p99" in text
+
+
+def test_what_other_processes_disturbed_is_left_out_or_names_no_default() -> None:
+    rows = [*make_sweep("batch", HELPS), *make_sweep("burn", SAME)]
+    busy = make_sweep("burn", {(500, 1): 100, (500, 8): 10, (500, 256): 1}, others=0.5)
+    text = sweep.sweep_text([*rows, *busy])
+    assert "batch_size 256. Under every handler and load it has x 0.97" in text
+    assert "took more than 10 % of a core under 1 of 4 loads" in text
+    assert "no default follows: other processes" in sweep.sweep_text(busy)
+
+
+@pytest.mark.usefixtures("fastbatch")
+def test_the_model_takes_what_its_title_says() -> None:
+    from bench.batch_apps import BATCH_NANOSECONDS, ITEM_NANOSECONDS
+
+    microseconds = (BATCH_NANOSECONDS // 1000, ITEM_NANOSECONDS // 1000)
+    assert "{} us + {} us each".format(*microseconds) in sweep.MODEL
+
+
+def test_a_sweep_of_one_size_or_without_a_whole_load_concludes_nothing() -> None:
+    assert sweep.conclusions(make_sweep("burn", {(50, 8): 100, (500, 8): 90})) == []
+    assert sweep.conclusions(make_sweep("burn", {(50, 1): 100, (500, 8): 90})) == []
+
+
+def test_the_sweep_is_plotted_with_a_column_for_each_load() -> None:
+    rows = [*make_sweep("batch", HELPS), *make_sweep("burn", SAME)]
+    panels, columns = sweep.sweep_panels(rows)
+    assert (len(panels), columns) == (4, 2)
+    assert [panel.y.label for panel in panels] == [
+        *("requests/s", ""),
+        *("latency p99, ms", ""),
+    ]
+    assert [len(panel.series) for panel in panels] == [2, 1, 2, 1]
+    assert panels[0].series[0].points == [(1, 100), (8, 400), (256, 390)]
+
+
+@needs_wrk
+@pytest.mark.usefixtures("fastbatch")
+def test_one_short_round_of_the_sweep(tmp_path: Path) -> None:
+    output = tmp_path / "sweep.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench", "sweep", "--json", str(output)),
+            *("--rounds", "1", "--seconds", "1", "--warmup", "0"),
+            *("--only", "hello", "batch", "thread"),
+            *("--connections", "20", "--batch-sizes", "4"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    results = json.loads(output.read_text())["results"]
+    assert [result["threads"] for result in results] == [None, None, 1]
+    for result in results:
+        assert result["metrics"]["rate"]["median"] > 0
+        assert result["metrics"]["errors"]["high"] == 0
+        assert 1 <= result["metrics"]["batch_mean"]["median"] <= 4
+
+
+def test_a_sweep_that_could_not_be_plotted_does_not_start(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert command_line.main(["sweep", "--plot", "sweep.png"]) == 1
+    assert "sweep.png is no .svg" in capsys.readouterr().err
