@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 from fastbatch._config import OPTIONS, Integer, Option, Rule, Seconds
-from fastbatch._core import LIMITS, Batch, ReplyError
+from fastbatch._core import LIMITS, Batch
 from fastbatch._failures import FAILED, log_error, log_failure, reply_to_error
 from fastbatch._reply import HTTPError
 
@@ -17,8 +17,6 @@ MARK = "__fastbatch_batch__"
 """The attribute of a handler that has its BatchSettings."""
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
-
-Fail = Callable[[int, BaseException], object]
 
 _RULES: Mapping[str, Rule] = {
     "batch_wait": Seconds(),
@@ -187,14 +185,15 @@ def batch_dispatcher(handler: Callable[[Batch], Any]) -> Callable[[Batch], None]
         def fail(index: int, error: BaseException) -> None:
             reply_to_error(batch, index, handler, error)
 
-        size = len(batch)
+        size = batch.take_all()
         try:
             result = handler(batch)
-            n = _reply_all(batch, result, fail)
-            if n != size:
-                _refuse_count(batch, handler, n, is_open=hasattr(result, "__next__"))
+            n = batch.reply_all(result, fail)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is the batch's
             _fail_rest(batch, handler, error)
+            return
+        if n != size:
+            _refuse_count(batch, handler, n, is_open=hasattr(result, "__next__"))
 
     return dispatch
 
@@ -226,40 +225,6 @@ def _fail_rest(batch: Batch, handler: Callable[..., Any], error: Exception) -> N
 
 
 def _reply_to_rest(batch: Batch, reply: object) -> None:
-    for index in range(len(batch)):
-        try:
-            batch.reply(index, reply)
-        except RuntimeError:
-            continue
-
-
-def _reply_all(batch: Batch, result: Any, fail: Fail) -> int:
-    if hasattr(result, "__next__"):
-        return _reply_each(batch, result, fail)
-    if result is None:
-        return len(batch)
-    if isinstance(result, str | bytes | Mapping) or not hasattr(result, "__getitem__"):
-        raise ReplyError(f"{result!r} is no sequence of replies")
-    if not isinstance(result, Sequence) and getattr(result, "ndim", 1) > 1:
-        result = [row.tobytes() for row in result]
-    replies = tuple(result)
-    if len(replies) == len(batch):
-        _reply_each(batch, iter(replies), fail)
-    return len(replies)
-
-
-def _reply_each(batch: Batch, replies: Iterator[Any], fail: Fail) -> int:
-    n = 0
-    for n, reply in enumerate(replies, start=1):
-        if n > len(batch):
-            break
-        try:
-            if isinstance(reply, BaseException):
-                fail(n - 1, reply)
-            else:
-                batch.reply(n - 1, reply)
-        except RuntimeError:
-            continue
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the slot's
-            fail(n - 1, error)
-    return n
+    # One that ends its connection answers others, too.
+    while waiting := batch.unanswered():
+        batch.reply(waiting[0], reply)

@@ -73,24 +73,77 @@ class Request:
 
 @final
 class Batch(Sequence[Request]):
-    """The requests that were ready together, in slots 0 to ``len(batch) - 1``."""
+    """The requests that were ready together, in slots 0 to ``len(batch) - 1``.
+
+    An immutable sequence of them, for as long as the dispatch lasts and for its thread;
+    then, and for others, it is empty.
+    """
 
     def __len__(self) -> int: ...
     @overload
     def __getitem__(self, index: int, /) -> Request: ...
     @overload
     def __getitem__(self, index: slice, /) -> Sequence[Request]: ...
+    @property
+    def queue(self) -> int:
+        """Which of the server's queues it is of: that of a batch handler among its
+        routes, or 0 for all else.
+        """
+
     def reply(self, index: int, reply: object, /) -> tuple[int, ...] | None:
         """Answer slot ``index``.
 
+        A reply to a request that was pipelined behind one that is not answered yet is
+        read and judged now, and sent when it is its turn.
+
         Returns:
-            None; or, when the reply ends its connection, the slots that were pipelined
-            behind it: they are not to be processed, RFC 9112 section 9.6.
+            None; or, when the reply ends its connection, or one that waited for it
+            does, the slots that were pipelined behind: they are not to be processed,
+            RFC 9112 section 9.6.
 
         Raises:
             ReplyError: ``reply`` is no reply; the slot is still unanswered.
             IndexError: there is no such slot.
-            RuntimeError: the slot is answered already, or the dispatch is over.
+            RuntimeError: the slot is answered already, the dispatch is over, or it is
+                another thread's.
+        """
+
+    def reply_all(
+        self, result: object, fail: Callable[[int, BaseException], object], /
+    ) -> int:
+        """Answer each slot with its item of what a batch handler has returned.
+
+        Slots that are answered already are left out. ``fail`` is called with the number
+        of each slot whose item is an exception or no reply, and with what was wrong: it
+        is to answer that slot.
+
+        Returns:
+            How many replies there were, at the most one more than slots of an iterator.
+            Of a sequence with another number of them none was given.
+
+        Raises:
+            ReplyError: ``result`` is no sequence of replies, no array of numbers with
+                contiguous rows and no iterator, nor None when all are answered.
+            RuntimeError: the dispatch is over, or it is another thread's.
+            BaseException: what the iterator raised, or ``fail``, or an item that is to
+                stop the server.
+        """
+
+    def take_all(self) -> int:
+        """Have all slots handled here, and each reply leave when it is given.
+
+        Returns:
+            How many slots there are.
+
+        Raises:
+            RuntimeError: the dispatch is over, or it is another thread's.
+        """
+
+    def unanswered(self) -> tuple[int, ...]:
+        """The slots that have no reply yet.
+
+        Raises:
+            RuntimeError: the dispatch is over, or it is another thread's.
         """
 
 @final

@@ -4,39 +4,10 @@
  */
 #include "python/answer.h"
 
-#include "python/reply.h"
-
-/* An answer while it is read. init makes an empty one; fini releases what it holds. */
-typedef struct answer {
-    py_head head;
-    py_reply reply;
-    py_stream stream; /* of the reply, when it has an iterator */
-} answer;
-
-static void
-init_answer(answer *a)
-{
-    py_head_init(&a->head);
-    a->reply = (py_reply){.head = &a->head};
-    a->stream = (py_stream){0};
-}
-
-static void
-fini_answer(answer *a)
-{
-    if (a->reply.view.obj != NULL) {
-        PyBuffer_Release(&a->reply.view);
-    }
-    Py_XDECREF(a->stream.iterator);
-    Py_XDECREF(a->stream.first);
-    Py_XDECREF(a->stream.context);
-    py_head_reset(&a->head);
-}
-
 /* ---- fields ---------------------------------------------------------------------- */
 
 static int
-read_pair(const py_state *state, answer *a, PyObject *item)
+read_pair(const py_state *state, py_answer *a, PyObject *item)
 {
     /* A snapshot: the handler's own list may change under us. */
     PyObject *pair = PyTuple_Check(item) ? Py_NewRef(item) : NULL;
@@ -100,7 +71,7 @@ snapshot_of(const py_state *state, PyObject *headers)
 }
 
 static int
-read_headers(const py_state *state, answer *a, PyObject *headers)
+read_headers(const py_state *state, py_answer *a, PyObject *headers)
 {
     if (headers == Py_None) {
         return 0;
@@ -123,7 +94,7 @@ read_headers(const py_state *state, answer *a, PyObject *headers)
 /* ---- bodies ---------------------------------------------------------------------- */
 
 static int
-read_text(const py_state *state, answer *a, PyObject *text)
+read_text(const py_state *state, py_answer *a, PyObject *text)
 {
     Py_ssize_t len;
     a->reply.data = PyUnicode_AsUTF8AndSize(text, &len);
@@ -140,7 +111,7 @@ read_text(const py_state *state, answer *a, PyObject *text)
 }
 
 static int
-read_buffer(const py_state *state, answer *a, PyObject *body)
+read_buffer(const py_state *state, py_answer *a, PyObject *body)
 {
     if (PyObject_GetBuffer(body, &a->reply.view, PyBUF_SIMPLE) < 0) {
         a->reply.view.obj = NULL;
@@ -160,7 +131,7 @@ read_buffer(const py_state *state, answer *a, PyObject *body)
 /* In a context of its own, because streams go by turns: what one sets in a ContextVar
  * is not to be seen by others. */
 static int
-begin_stream(const py_state *state, answer *a, PyObject *body)
+begin_stream(const py_state *state, py_answer *a, PyObject *body)
 {
     a->stream.context = PyContext_CopyCurrent();
     if (a->stream.context == NULL || PyContext_Enter(a->stream.context) < 0) {
@@ -177,7 +148,7 @@ begin_stream(const py_state *state, answer *a, PyObject *body)
 
 /* The first item is asked for now: what a generator raises before it is a plain 500. */
 static int
-read_stream(const py_state *state, answer *a, PyObject *body)
+read_stream(const py_state *state, py_answer *a, PyObject *body)
 {
     if (!is_iterable(body)) {
         py_raise_reply_error(state, "%U is no body", body);
@@ -201,7 +172,7 @@ read_stream(const py_state *state, answer *a, PyObject *body)
 }
 
 static int
-read_body(const py_state *state, answer *a, PyObject *body)
+read_body(const py_state *state, py_answer *a, PyObject *body)
 {
     if (body == Py_None) {
         return 0;
@@ -221,7 +192,7 @@ read_body(const py_state *state, answer *a, PyObject *body)
 }
 
 static int
-read_status(const py_state *state, answer *a, PyObject *status)
+read_status(const py_state *state, py_answer *a, PyObject *status)
 {
     long number = PyLong_Check(status) ? PyLong_AsLong(status) : -1;
     if (number < FB_STATUS_MIN || number > FB_STATUS_MAX) {
@@ -235,7 +206,7 @@ read_status(const py_state *state, answer *a, PyObject *status)
 }
 
 static int
-read_tuple(const py_state *state, answer *a, PyObject *tuple)
+read_tuple(const py_state *state, py_answer *a, PyObject *tuple)
 {
     Py_ssize_t n = PyTuple_Size(tuple);
     if (n != 2 && n != 3) {
@@ -253,7 +224,7 @@ read_tuple(const py_state *state, answer *a, PyObject *tuple)
 }
 
 static int
-read_reply(const py_state *state, answer *a, PyObject *value)
+read_reply(const py_state *state, py_answer *a, PyObject *value)
 {
     if (PyUnicode_Check(value)) {
         return read_text(state, a, value);
@@ -278,17 +249,56 @@ read_reply(const py_state *state, answer *a, PyObject *value)
 /* ---- answering ------------------------------------------------------------------- */
 
 int
-py_answer(py_executor *executor, fb_slot *slot, PyObject *value)
+py_answer_read(const py_executor *executor, py_answer *a, PyObject *value)
 {
-    answer a;
-    init_answer(&a);
-    int error = read_reply(executor->server->state, &a, value);
+    py_head_init(&a->head);
+    a->reply = (py_reply){.head = &a->head};
+    a->stream = (py_stream){0};
+    return read_reply(executor->server->state, a, value);
+}
+
+int
+py_answer_check(const py_executor *executor, const fb_slot *slot, const py_answer *a)
+{
+    fb_head made;
+    py_asked asked = py_reply_asked(slot);
+    return py_head_make(executor->server->state, &a->head, &asked, a->reply.len, &made);
+}
+
+int
+py_answer_send(py_executor *executor, fb_slot *slot, py_answer *a)
+{
+    return py_reply_send(executor, slot, &a->reply);
+}
+
+void
+py_answer_fini(const py_executor *executor, py_answer *a)
+{
+    if (a->reply.closes != NULL && !a->reply.is_given) {
+        py_body_close(executor->server, a->reply.closes, a->stream.context);
+    }
+    if (a->reply.view.obj != NULL) {
+        PyBuffer_Release(&a->reply.view);
+    }
+    Py_XDECREF(a->stream.iterator);
+    Py_XDECREF(a->stream.first);
+    Py_XDECREF(a->stream.context);
+    py_head_reset(&a->head);
+}
+
+int
+py_answer_slot(py_executor *executor, fb_slot *slot, PyObject *value)
+{
+    py_answer a;
+    int error = py_answer_read(executor, &a, value);
+    if (error == 0 && slot->is_answered) {
+        PyErr_SetString(PyExc_RuntimeError,
+                        "the slot was answered while its reply was read");
+        error = -1;
+    }
     if (error == 0) {
-        error = py_reply_send(executor, slot, &a.reply);
+        error = py_answer_send(executor, slot, &a);
     }
-    if (a.reply.closes != NULL && !a.reply.is_given) {
-        py_body_close(executor->server, a.reply.closes, a.stream.context);
-    }
-    fini_answer(&a);
+    py_answer_fini(executor, &a);
     return error;
 }

@@ -14,6 +14,8 @@ struct py_batch {
     PyObject_HEAD
     atomic_ulong thread;   /* of the dispatch that it is shown to; of none later */
     py_executor *executor; /* borrowed; only while thread is that of the caller */
+    uint32_t queue;        /* which of the server's queues it is of */
+    bool sends_early;      /* a reply leaves although the dispatch goes on */
 };
 
 /* Returns a new Batch that shows nothing, or NULL with an exception set. */

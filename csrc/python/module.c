@@ -241,7 +241,8 @@ make_imports(py_state *state)
         (state->brief = import_attr("reprlib", "repr")) == NULL ||
         (state->keys_view = import_attr("collections.abc", "KeysView")) == NULL ||
         (state->values_view = import_attr("collections.abc", "ValuesView")) == NULL ||
-        (state->items_view = import_attr("collections.abc", "ItemsView")) == NULL) {
+        (state->items_view = import_attr("collections.abc", "ItemsView")) == NULL ||
+        (state->mapping = import_attr("collections.abc", "Mapping")) == NULL) {
         return -1;
     }
     return 0;
@@ -331,6 +332,7 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->keys_view);
     Py_VISIT(state->values_view);
     Py_VISIT(state->items_view);
+    Py_VISIT(state->mapping);
     return 0;
 }
 
@@ -353,6 +355,7 @@ module_clear(PyObject *module)
     Py_CLEAR(state->keys_view);
     Py_CLEAR(state->values_view);
     Py_CLEAR(state->items_view);
+    Py_CLEAR(state->mapping);
     Py_CLEAR(state->names);
     Py_CLEAR(state->http);
     Py_CLEAR(state->https);

@@ -45,7 +45,7 @@ make_body(py_executor *executor, fb_slot *slot, py_reply *reply, const py_asked 
     } else if (reply->file != NULL) {
         *body = py_body_file(executor, slot, reply->file, reply->closes);
         reply->is_given = body->ops != NULL;
-    } else if (reply->len >= FB_ZERO_COPY_BYTES) {
+    } else if (reply->len >= FB_ZERO_COPY_BYTES && !reply->is_fleeting) {
         *body = py_body_in_place(executor->server, &reply->view, reply->holder,
                                  reply->data, reply->len);
     } else {

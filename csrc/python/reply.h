@@ -14,9 +14,10 @@ typedef struct py_reply {
     const py_head *head;
     const char *content_type; /* unless head has one; NULL: none */
     uint64_t len;             /* of the body, or PY_LENGTH_UNKNOWN */
-    const char *data;        /* a body that is all there; NULL: another kind, or none */
-    PyObject *holder;        /* what keeps data; NULL: view does */
-    Py_buffer view;          /* in use when view.obj is set */
+    const char *data; /* a body that is all there; NULL: another kind, or none */
+    PyObject *holder; /* what keeps data; NULL: view does */
+    bool is_fleeting; /* data may change behind the dispatch: it is copied, if long */
+    Py_buffer view;   /* in use when view.obj is set */
     const py_stream *stream; /* a body that comes by and by, or NULL */
     const fb_file *file;     /* a body that is a part of a file, or NULL */
     PyObject *closes;        /* of a stream or a file: what has close(); or NULL */

@@ -8,6 +8,7 @@
 
 #include "python/batch.h"
 #include "python/body.h"
+#include "python/held.h"
 #include "python/limits.h"
 #include "python/stats.h"
 
@@ -136,6 +137,7 @@ dispatch(py_executor *self)
     bool goes_on =
         result != NULL || judge_exception(self->server, "the dispatcher failed");
     Py_XDECREF(result);
+    py_held_end(self);
     end_batch(self);
     /* close() of an unsent body may raise, too. */
     return goes_on && atomic_load(&self->server->raised) == NULL;

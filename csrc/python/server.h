@@ -12,6 +12,7 @@
 
 typedef struct py_batch py_batch;
 typedef struct py_body py_body;
+typedef struct py_held py_held;
 typedef struct py_server py_server;
 
 /* An executor with what Python needs for its batches, again and again. */
@@ -22,6 +23,8 @@ typedef struct py_executor {
     py_batch *batch; /* shown to the dispatcher */
     py_request
         *requests[FB_BATCH_SLOTS]; /* of the slots; NULL: not made yet, or kept */
+    py_held *held[FB_BATCH_SLOTS]; /* replies to slots that are to wait, or NULL */
+    size_t n_held;
 } py_executor;
 
 struct py_server {

@@ -87,6 +87,7 @@ typedef struct py_state {
     PyObject *keys_view;  /* of collections.abc, as are the next two */
     PyObject *values_view;
     PyObject *items_view;
+    PyObject *mapping;    /* collections.abc.Mapping */
     PyObject *names;      /* a tuple of interned str: the methods, by llhttp's number */
     PyObject *http;       /* "http" */
     PyObject *https;      /* "https" */
