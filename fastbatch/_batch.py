@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
-from fastbatch._config import OPTIONS, Integer, Option, Rule, Seconds
+from fastbatch._config import BATCHING, OPTIONS, Integer, Option
 from fastbatch._core import LIMITS, Batch
 from fastbatch._failures import FAILED, log_error, log_failure, reply_to_error
 from fastbatch._reply import HTTPError
@@ -18,13 +18,16 @@ MARK = "__fastbatch_batch__"
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-_RULES: Mapping[str, Rule] = {
-    "batch_wait": Seconds(),
-    "deadline": Seconds(),
-    "queue_size": Integer(1, 1_000_000, "requests"),
-    "concurrency": Integer(1, LIMITS["threads_bound"], "batches"),
-    **{option.name: option.rule for option in OPTIONS},
-}
+_CONCURRENCY = Option(
+    "concurrency",
+    BATCHING,
+    Integer(1, LIMITS["threads_bound"], "batches"),
+    "The most batches of a handler that are in flight at once in a worker, where there"
+    " are handler threads.",
+    1,
+)
+
+_OPTIONS = {option.name: option for option in (*OPTIONS, _CONCURRENCY)}
 
 
 # ---- the mark ---------------------------------------------------------------------
@@ -57,8 +60,7 @@ class BatchSettings:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                option = Option(field.name, "", _RULES[field.name], "", None)
-                checked = option.check(value, f"{field.name}={value!r}")
+                checked = _OPTIONS[field.name].check(value, f"{field.name}={value!r}")
                 object.__setattr__(self, field.name, checked)
 
 
