@@ -12,6 +12,7 @@ from fastbatch._batch import BatchSettings, batch
 from fastbatch._config import Options
 from fastbatch._core import Batch, Headers, ReplyError, Request
 from fastbatch._reply import HTTPError, Response
+from fastbatch._router import Router
 from fastbatch._server import Server, run
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "ReplyError",
     "Request",
     "Response",
+    "Router",
     "Server",
     "__version__",
     "batch",

@@ -86,9 +86,7 @@ class Batch(Sequence[Request]):
     def __getitem__(self, index: slice, /) -> Sequence[Request]: ...
     @property
     def queue(self) -> int:
-        """Which of the server's queues it is of: that of a batch handler among its
-        routes, or 0 for all else.
-        """
+        """Which of the server's queues all of them are of."""
 
     def reply(self, index: int, reply: object, /) -> tuple[int, ...] | None:
         """Answer slot ``index``.

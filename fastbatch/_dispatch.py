@@ -33,6 +33,23 @@ def dispatcher_for(
         What makes its dispatcher, once the addresses of the listeners are known.
 
     Raises:
+        TypeError: as ``kind_of``.
+    """
+    kind = kind_of(handler, options.interface)
+    if kind == "wsgi":
+        name = name_of(handler)
+        return lambda addresses: gateway(
+            handler, name, addresses, options.root_path, concurrency
+        )
+    if kind == "batch":
+        return lambda _addresses: batch_dispatcher(handler)
+    return lambda _addresses: request_dispatcher(handler)
+
+
+def kind_of(handler: Any, interface: str = "auto") -> str:
+    """How a handler is called: "request", "batch" or "wsgi", which interface may be.
+
+    Raises:
         TypeError: the handler does not fit the interface; the message says which
             handlers do.
     """
@@ -41,24 +58,16 @@ def dispatcher_for(
             f"the handler {handler!r} is not callable: give a function of one request, "
             "or a WSGI application"
         )
-    kind = _asynchronous_kind(handler)
-    if kind is not None:
+    asynchronous = _asynchronous_kind(handler)
+    if asynchronous is not None:
         raise TypeError(
-            f"the handler {name_of(handler)} is {kind}, which is not "
+            f"the handler {name_of(handler)} is {asynchronous}, which is not "
             "served: give a plain function of one request, or a WSGI application"
         )
-    kind = options.interface
-    if kind == "auto":
-        kind = _recognise(handler)
-    if kind == "wsgi":
-        name = name_of(handler)
-        return lambda addresses: gateway(
-            handler, name, addresses, options.root_path, concurrency
-        )
+    kind = _recognise(handler) if interface == "auto" else interface
     if kind == "batch":
         _check_batch_handler(handler)
-        return lambda _addresses: batch_dispatcher(handler)
-    return lambda _addresses: request_dispatcher(handler)
+    return kind
 
 
 def _asynchronous_kind(handler: Any) -> str | None:

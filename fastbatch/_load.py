@@ -11,13 +11,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fastbatch._router import Router
+
 
 class LoadError(Exception):
     """There is no such handler; the message is one sentence that says what is wrong."""
 
 
-def load_handler(name: str) -> Callable[..., Any]:
-    """The callable that ``name`` names, ``module:attribute`` or ``module:object.name``.
+Handler = Callable[..., Any] | Router
+
+
+def load_handler(name: str) -> Handler:
+    """The handler that ``name`` names, ``module:attribute`` or ``module:object.name``.
 
     With ``()`` at its end it names a function that makes the handler.
 
@@ -26,8 +31,12 @@ def load_handler(name: str) -> Callable[..., Any]:
         Exception: whatever the module raised while it was imported, or the function.
     """
     path = name.removesuffix("()")
-    handler = _callable(_find(path), path)
-    return handler if path == name else _callable(handler(), name)
+    found = _find(path)
+    return _handler(found if path == name else _callable(found, path)(), name)
+
+
+def _handler(found: Any, name: str) -> Handler:
+    return found if isinstance(found, Router) else _callable(found, name)
 
 
 def _callable(found: Any, name: str) -> Callable[..., Any]:

@@ -20,9 +20,11 @@ from typing import Any, Self, Unpack
 from fastbatch import _core
 from fastbatch._access import Destination
 from fastbatch._config import OPTIONS, Integer, OptionArguments, Options, Seconds
-from fastbatch._dispatch import Dispatcher, dispatcher_for
+from fastbatch._dispatch import Dispatcher
 from fastbatch._metrics import PATH, handler_of, options_of, render
 from fastbatch._pid_file import PidFile
+from fastbatch._plan import plan_for
+from fastbatch._router import Router
 from fastbatch._say import say
 from fastbatch._seat import Seat
 from fastbatch._signals import Signals
@@ -100,8 +102,8 @@ class Server:
     ``max_requests``, ``max_rss``, ``worker_timeout``) is done for ``run()`` alone.
 
     Args:
-        handler: what answers the requests: a function of one request, or a WSGI
-            application.
+        handler: what answers the requests: a function of one request, one of a batch,
+            a WSGI application, or a Router of these.
         options: the options, or else keyword arguments, as for ``run()``.
 
     Raises:
@@ -110,7 +112,7 @@ class Server:
 
     def __init__(
         self,
-        handler: Callable[..., Any],
+        handler: Callable[..., Any] | Router,
         options: Options | None = None,
         /,
         **arguments: Unpack[OptionArguments],
@@ -121,7 +123,7 @@ class Server:
             raise TypeError("give either an Options or keyword arguments, not both")
         self._options = options
         self._handler = handler
-        self._make_dispatcher = dispatcher_for(handler, options, _concurrency(options))
+        self._plan = plan_for(handler, options, _concurrency(options))
         self._lock = threading.Lock()  # for the two below
         self._state = _State.NEW
         self._workers: Workers | None = None
@@ -409,7 +411,7 @@ class Server:
 
     def _new_dispatcher(self, listeners: list[Listener]) -> Dispatcher:
         """One for the thread that calls this: nothing of it is shared."""
-        return self._make_dispatcher([each.address for each in listeners])
+        return self._plan.make_dispatcher([each.address for each in listeners])
 
     def _serve(self) -> None:
         """Run an opened server on this thread."""
@@ -475,13 +477,11 @@ class Server:
             multithread=not seat.uses_processes or self._options.threads > 0,
             multiprocess=True,
         )
-        self._make_dispatcher = dispatcher_for(
-            self._handler, self._options, concurrency
-        )
+        self._plan = plan_for(self._handler, self._options, concurrency)
 
 
 def run(
-    handler: Callable[..., Any],
+    handler: Callable[..., Any] | Router,
     options: Options | None = None,
     /,
     **arguments: Unpack[OptionArguments],
@@ -509,8 +509,8 @@ def run(
     silences it.
 
     Args:
-        handler: what answers the requests: a function of one request, or a WSGI
-            application.
+        handler: what answers the requests: a function of one request, one of a batch,
+            a WSGI application, or a Router of these.
         options: all options, the environment being ignored; or else keyword arguments:
         **arguments: the options that are to differ, and ``host`` and ``port``, short
             for ``bind="host:port"``.

@@ -26,7 +26,7 @@ def dispatch(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any
     def start(dispatcher: Dispatcher, **options: Any) -> fastbatch.Server:
         with monkeypatch.context() as patch:
             patch.setattr(
-                "fastbatch._server.dispatcher_for", lambda *_: lambda _: dispatcher
+                "fastbatch._plan.dispatcher_for", lambda *_: lambda _: dispatcher
             )
             return serve(lambda _request: None, **options)
 

@@ -885,7 +885,7 @@ def test_whole_batches_are_dispatched_in_threads(
             batch.reply(i, f"{path} of {len(batch)}")
 
     monkeypatch.setattr(
-        "fastbatch._server.dispatcher_for", lambda *_: lambda _: dispatcher
+        "fastbatch._plan.dispatcher_for", lambda *_: lambda _: dispatcher
     )
     server = serve(None, threads=1)  # type: ignore[arg-type]
     with gates.connect(server, 31) as (first, *others):

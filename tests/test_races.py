@@ -274,7 +274,7 @@ def test_batch_is_empty_to_all_threads_but_the_one_it_was_given(
             others.give(batch, iter(batch))
 
     monkeypatch.setattr(
-        "fastbatch._server.dispatcher_for", lambda *_: lambda _: dispatcher
+        "fastbatch._plan.dispatcher_for", lambda *_: lambda _: dispatcher
     )
     with Others(look) as others:
         server = serve(lambda _request: None, **options(threads))

@@ -128,7 +128,7 @@ def test_each_worker_has_a_dispatcher_of_its_own_thread(
         makers.append(threading.get_ident())
         return request_dispatcher(lambda _request: "x")
 
-    monkeypatch.setattr("fastbatch._server.dispatcher_for", lambda *_: make)
+    monkeypatch.setattr("fastbatch._plan.dispatcher_for", lambda *_: make)
     serve(lambda _request: None, workers=N)
     assert len(makers) == len(set(makers)) == N
 
