@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from fastbatch._batch import BatchSettings, batch
 from fastbatch._config import Options
-from fastbatch._core import Batch, Headers, ReplyError, Request
+from fastbatch._core import Batch, Headers, ReplyError, Request, Stack
 from fastbatch._reply import HTTPError, Response
 from fastbatch._router import Router
 from fastbatch._server import Server, run
@@ -26,6 +26,7 @@ __all__ = [
     "Response",
     "Router",
     "Server",
+    "Stack",
     "__version__",
     "batch",
     "run",

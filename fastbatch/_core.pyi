@@ -69,7 +69,42 @@ class Request:
     def scheme(self) -> str:
         """``"http"``, or ``"https"`` if a trusted proxy says so."""
 
-    def json(self) -> Any: ...
+    def json(self) -> Any:
+        """The body, as ``json.loads`` reads it; by orjson or msgspec if installed.
+
+        Raises:
+            ValueError: it is no JSON, or is nested too deeply.
+        """
+
+@final
+class Stack:
+    """The bodies of a batch as the rows of one array.
+
+    It is a writable, C-contiguous buffer of its own, aligned to 64 bytes, which
+    ``memoryview``, ``numpy.asarray`` and ``torch.frombuffer`` take without a copy, and
+    which lives for as long as one of these.
+    """
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def __len__(self) -> int: ...
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The number of rows, then the shape of one."""
+
+    @property
+    def format(self) -> str:
+        """What an item is, as the ``struct`` module has it."""
+
+    @property
+    def itemsize(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+    @property
+    def mask(self) -> memoryview:
+        """Which rows hold a body: a read-only view of ``bool``, one for each row.
+
+        The others are all zeros, and their requests are answered.
+        """
 
 @final
 class Batch(Sequence[Request]):
@@ -87,6 +122,48 @@ class Batch(Sequence[Request]):
     @property
     def queue(self) -> int:
         """Which of the server's queues all of them are of."""
+
+    def bodies(self) -> tuple[memoryview, ...]:
+        """The bodies, one for each slot; each of the bytes that ``Request.body`` is.
+
+        They may be kept for as long as one likes.
+
+        Raises:
+            OSError: one that is in a file cannot be read.
+            RuntimeError: the dispatch is over, or it is another thread's.
+        """
+
+    def json(self) -> list[Any]:
+        """The bodies as ``Request.json()`` reads them, one for each slot.
+
+        A request whose body is no JSON is answered 400, alone, and its item is None, as
+        is that of a request that was answered before.
+
+        Raises:
+            OSError: a body that is in a file cannot be read.
+            RuntimeError: the dispatch is over, or it is another thread's.
+        """
+
+    def stack(self, dtype: object, shape: int | tuple[int, ...]) -> Stack:
+        """The bodies as the rows of one array, each byte copied once.
+
+        A request whose body has another size than a row is answered 400, alone; its row
+        is all zeros, and False in ``mask``, as is that of a request that was answered
+        before. What a batch handler returns for these is ignored.
+
+        Args:
+            dtype: of the items: bool, int8 to int64, uint8 to uint64, float16 to
+                float64, complex64 or complex128, by the name that ``struct``,
+                ``array``, numpy or torch have for it: ``"f"``, ``"<f4"``,
+                ``"float32"``, ``numpy.float32``, ``numpy.dtype("f4")``,
+                ``torch.float32``.
+            shape: of a row; ``()`` is a single item.
+
+        Raises:
+            TypeError, ValueError: ``dtype`` or ``shape`` is not allowed.
+            OSError: a body that is in a file cannot be read.
+            RuntimeError: the dispatch is over, or it is another thread's.
+        """
 
     def reply(self, index: int, reply: object, /) -> tuple[int, ...] | None:
         """Answer slot ``index``.

@@ -215,7 +215,7 @@ def test_attributes_are_read_only_and_their_values_kept(
 
 
 @pytest.mark.parametrize(
-    "kind", [fastbatch.Request, fastbatch.Headers, fastbatch.Batch]
+    "kind", [fastbatch.Request, fastbatch.Headers, fastbatch.Batch, fastbatch.Stack]
 )
 def test_types_of_the_server_cannot_be_instantiated_or_subclassed(kind: Any) -> None:
     with pytest.raises(TypeError, match="cannot create"):

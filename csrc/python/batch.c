@@ -4,6 +4,7 @@
  */
 #include "python/batch.h"
 
+#include "python/columns.h"
 #include "python/held.h"
 #include "python/replies.h"
 
@@ -331,6 +332,9 @@ static PyMethodDef batch_methods[] = {
                "when it is given.\n\nReturns:\n    how many slots there are.")},
     {"unanswered", batch_unanswered, METH_NOARGS,
      PyDoc_STR("unanswered()\n--\n\nThe slots that have no reply yet, as a tuple.")},
+    {"stack", (PyCFunction)(void (*)(void))py_batch_stack, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR(PY_STACK_DOC)},
+    {"json", py_batch_json, METH_NOARGS, PyDoc_STR(PY_JSON_DOC)},
     {"index", (PyCFunction)(void (*)(void))batch_index, METH_FASTCALL,
      PyDoc_STR("index(request, start=0, stop=None, /)\n--\n\nThe slot of a request."
                "\n\nRaises:\n    ValueError: it has none.")},
@@ -344,6 +348,7 @@ static PyGetSetDef batch_getset[] = {
      PyDoc_STR("Which of the server's queues it is of: that of a batch handler among "
                "its\nroutes, or 0 for all else."),
      NULL},
+    {"bodies", py_batch_bodies, NULL, PyDoc_STR(PY_BODIES_DOC), NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

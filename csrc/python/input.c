@@ -79,6 +79,19 @@ input_dealloc(PyObject *self)
 
 /* ---- the file -------------------------------------------------------------------- */
 
+int
+py_input_read_into(int fd, uint64_t at, char *to, uint64_t len)
+{
+    int error;
+    Py_BEGIN_ALLOW_THREADS error = fb_spool_read(fd, to, (size_t)len, at);
+    Py_END_ALLOW_THREADS if (error != 0)
+    {
+        PyErr_Format(PyExc_OSError, "a body cannot be read: %s", uv_strerror(error));
+        return -1;
+    }
+    return 0;
+}
+
 PyObject *
 py_input_read_file(int fd, uint64_t at, uint64_t len)
 {
@@ -86,14 +99,8 @@ py_input_read_file(int fd, uint64_t at, uint64_t len)
     if (bytes == NULL) {
         return NULL;
     }
-    int error;
-    char *to = PyBytes_AsString(bytes);
-    Py_BEGIN_ALLOW_THREADS error = fb_spool_read(fd, to, (size_t)len, at);
-    Py_END_ALLOW_THREADS if (error != 0)
-    {
-        Py_DECREF(bytes);
-        PyErr_Format(PyExc_OSError, "a body cannot be read: %s", uv_strerror(error));
-        return NULL;
+    if (py_input_read_into(fd, at, PyBytes_AsString(bytes), len) < 0) {
+        Py_CLEAR(bytes);
     }
     return bytes;
 }

@@ -237,7 +237,10 @@ make_imports(py_state *state)
 {
     if ((state->logger = make_logger()) == NULL ||
         (state->parse_qs = import_attr("urllib.parse", "parse_qs")) == NULL ||
-        (state->json_loads = import_attr("json", "loads")) == NULL ||
+        (state->json_loads = import_attr("fastbatch._json", "loads")) == NULL ||
+        (state->json_exactly = import_attr("fastbatch._json", "loads_exactly")) ==
+            NULL ||
+        (state->format_of = import_attr("fastbatch._dtype", "format_of")) == NULL ||
         (state->brief = import_attr("reprlib", "repr")) == NULL ||
         (state->keys_view = import_attr("collections.abc", "KeysView")) == NULL ||
         (state->values_view = import_attr("collections.abc", "ValuesView")) == NULL ||
@@ -282,6 +285,7 @@ make_types(PyObject *module, py_state *state)
         (state->gateway_type = add_type(module, &py_gateway_spec)) == NULL ||
         (state->start_type = add_type(module, &py_start_spec)) == NULL ||
         (state->input_type = add_type(module, &py_input_spec)) == NULL ||
+        (state->stack_type = add_type(module, &py_stack_spec)) == NULL ||
         register_abc("Mapping", state->headers_type) < 0 ||
         register_abc("Sequence", state->batch_type) < 0) {
         return -1;
@@ -324,10 +328,13 @@ module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT(state->gateway_type);
     Py_VISIT(state->start_type);
     Py_VISIT(state->input_type);
+    Py_VISIT(state->stack_type);
     Py_VISIT(state->reply_error);
     Py_VISIT(state->logger);
     Py_VISIT(state->parse_qs);
     Py_VISIT(state->json_loads);
+    Py_VISIT(state->json_exactly);
+    Py_VISIT(state->format_of);
     Py_VISIT(state->brief);
     Py_VISIT(state->keys_view);
     Py_VISIT(state->values_view);
@@ -347,10 +354,13 @@ module_clear(PyObject *module)
     Py_CLEAR(state->gateway_type);
     Py_CLEAR(state->start_type);
     Py_CLEAR(state->input_type);
+    Py_CLEAR(state->stack_type);
     Py_CLEAR(state->reply_error);
     Py_CLEAR(state->logger);
     Py_CLEAR(state->parse_qs);
     Py_CLEAR(state->json_loads);
+    Py_CLEAR(state->json_exactly);
+    Py_CLEAR(state->format_of);
     Py_CLEAR(state->brief);
     Py_CLEAR(state->keys_view);
     Py_CLEAR(state->values_view);

@@ -265,12 +265,17 @@ get_query_string(PyObject *self, void *closure)
     return get_or_make(request, &request->query_string, make_query_string);
 }
 
+PyObject *
+py_request_body(py_request *request)
+{
+    return get_or_make(request, &request->body, make_body);
+}
+
 static PyObject *
 get_body(PyObject *self, void *closure)
 {
     (void)closure;
-    py_request *request = (py_request *)self;
-    return get_or_make(request, &request->body, make_body);
+    return py_request_body((py_request *)self);
 }
 
 static PyObject *
@@ -279,6 +284,45 @@ get_client(PyObject *self, void *closure)
     (void)closure;
     py_request *request = (py_request *)self;
     return get_or_make(request, &request->client, make_client);
+}
+
+/* ---- JSON ------------------------------------------------------------------------ */
+
+/* The digits of the least integers that have no 64 bits: 18446744073709551616 and
+ * -9223372036854775809. */
+#define LONG_POSITIVE 20
+#define LONG_NEGATIVE 19
+
+static bool
+is_digit(char c)
+{
+    return c >= '0' && c <= '9';
+}
+
+/* Returns whether so many digits follow each other that they may be an integer of more
+ * than 64 bits, which not all parsers read exactly. It looks at few bytes: one in 19 is
+ * within such a run. */
+static bool
+has_long_run(const char *bytes, size_t len)
+{
+    for (size_t i = LONG_NEGATIVE - 1; i < len; i += LONG_NEGATIVE) {
+        if (!is_digit(bytes[i])) {
+            continue;
+        }
+        size_t from = i;
+        while (from > 0 && is_digit(bytes[from - 1])) {
+            from--;
+        }
+        size_t to = i + 1;
+        while (to < len && is_digit(bytes[to])) {
+            to++;
+        }
+        bool is_negative = from > 0 && bytes[from - 1] == '-';
+        if (to - from >= (is_negative ? LONG_NEGATIVE : LONG_POSITIVE)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* What of a request is no span. */
@@ -361,6 +405,15 @@ get_query(PyObject *self, void *closure)
     return query;
 }
 
+PyObject *
+py_request_parse(const py_state *state, PyObject *body)
+{
+    const char *bytes = PyBytes_AsString(body);
+    bool is_exact = has_long_run(bytes, (size_t)PyBytes_Size(body));
+    PyObject *loads = is_exact ? state->json_exactly : state->json_loads;
+    return PyObject_CallOneArg(loads, body);
+}
+
 static PyObject *
 request_json(PyObject *self, PyObject *unused)
 {
@@ -368,7 +421,7 @@ request_json(PyObject *self, PyObject *unused)
     PyObject *value = NULL;
     PyObject *body = get_body(self, NULL);
     if (body != NULL) {
-        value = PyObject_CallOneArg(py_state_of_type(Py_TYPE(self))->json_loads, body);
+        value = py_request_parse(py_state_of_type(Py_TYPE(self)), body);
         Py_DECREF(body);
     }
     return value;
@@ -423,7 +476,10 @@ static PyGetSetDef request_getset[] = {
 static PyMethodDef request_methods[] = {
     {"json", request_json, METH_NOARGS,
      PyDoc_STR(
-         "json()\n--\n\nThe body as JSON.\n\nRaises:\n    ValueError: it is none.")},
+         "json()\n--\n\nThe body, as json.loads reads it; by orjson or msgspec where "
+         "one is installed.\n\nRaises:\n    ValueError: it is no JSON, or is nested "
+         "too "
+         "deeply.")},
     {NULL, NULL, 0, NULL},
 };
 

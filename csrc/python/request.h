@@ -36,4 +36,11 @@ void py_request_show(py_request *request, fb_slot *slot);
  * without memory for that, is empty). */
 bool py_request_part(py_request *request);
 
+/* Returns the body as bytes, the same at every call; or NULL with an exception set. */
+PyObject *py_request_body(py_request *request);
+
+/* Returns bytes parsed as JSON, or NULL with an exception set: a ValueError when they
+ * are none. */
+PyObject *py_request_parse(const py_state *state, PyObject *body);
+
 #endif

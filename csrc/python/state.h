@@ -54,6 +54,9 @@
  *   Batch                                owned by the thread of the dispatch: to others
  *                                          it is empty, and so it is afterwards; thread
  *                                          is atomic, and read before anything else
+ *   Stack                                owned by whoever made it until it is given
+ *                                          out; then all is immutable but the items,
+ *                                          which those that have it agree on
  *   StartResponse: the head              locked: its critical section; immutable once
  *                                          it is sealed
  *   StartResponse: what write() needs    owned as Batch
@@ -79,12 +82,15 @@ typedef struct py_state {
     PyTypeObject *gateway_type;
     PyTypeObject *start_type;
     PyTypeObject *input_type;
+    PyTypeObject *stack_type;
     PyObject *reply_error;
-    PyObject *logger;     /* logging.getLogger("fastbatch") */
-    PyObject *parse_qs;   /* urllib.parse.parse_qs */
-    PyObject *json_loads; /* json.loads */
-    PyObject *brief;      /* reprlib.repr */
-    PyObject *keys_view;  /* of collections.abc, as are the next two */
+    PyObject *logger;       /* logging.getLogger("fastbatch") */
+    PyObject *parse_qs;     /* urllib.parse.parse_qs */
+    PyObject *json_loads;   /* fastbatch._json.loads */
+    PyObject *json_exactly; /* fastbatch._json.loads_exactly */
+    PyObject *format_of;    /* fastbatch._dtype.format_of */
+    PyObject *brief;        /* reprlib.repr */
+    PyObject *keys_view;    /* of collections.abc, as are the next two */
     PyObject *values_view;
     PyObject *items_view;
     PyObject *mapping;    /* collections.abc.Mapping */
@@ -124,5 +130,6 @@ extern PyType_Spec py_server_spec;
 extern PyType_Spec py_gateway_spec;
 extern PyType_Spec py_start_spec;
 extern PyType_Spec py_input_spec;
+extern PyType_Spec py_stack_spec;
 
 #endif
