@@ -23,7 +23,7 @@ from serving import (  # type: ignore[import-not-found] # it is beside this file
 
 import fastbatch
 from fastbatch import _core
-from fastbatch._dispatch import dispatcher_for
+from fastbatch._plan import plan_for
 from fastbatch._server import _core_arguments
 
 KINDS = ("reuseport", "shared", "roster")
@@ -40,15 +40,17 @@ class Worker:
 
     def serve(self, app: str) -> None:
         options = fastbatch.Options(backlog=BACKLOG)
+        plan = plan_for(load_app(app), options)
         address = self.listener.getsockname()
         core = _core.Server(
-            dispatcher_for(load_app(app), options)([address]),
+            plan.make_dispatcher([address]),
             (os.dup(self.listener.fileno()),),
             wakeup_fd=-1,
             access_log=None,
             stats=self.stats,
             heartbeat_ms=0,
             roster=self.roster,
+            queues=plan.queues,
             **_core_arguments(options),
         )
         os.write(self.ready, b".")

@@ -123,6 +123,7 @@ class Batch(Sequence[Request]):
     def queue(self) -> int:
         """Which of the server's queues all of them are of."""
 
+    @property
     def bodies(self) -> tuple[memoryview, ...]:
         """The bodies, one for each slot; each of the bytes that ``Request.body`` is.
 

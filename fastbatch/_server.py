@@ -404,8 +404,7 @@ class Server:
             stats=None if seat is None else seat.counters(number),
             heartbeat_ms=0 if seat is None else seat.heartbeat_ms,
             roster=listeners[0].roster,
-            queues=[dict(routes=(), is_whole=False, concurrency=1, batch_size=self._options.batch_size, batch_wait_us=0, deadline_ms=0, queue_size=4096, full_status=503)],
-            deadline_header=b"",
+            queues=self._plan.queues,
             **arguments,
         )
 
@@ -632,6 +631,7 @@ def _core_arguments(options: Options) -> dict[str, Any]:
         "temp_dir": os.fsencode(tempfile.gettempdir()),
         "trusted": ",".join(options.forwarded_allow_ips).encode("ascii"),
         "proxy_protocol": options.proxy_protocol,
+        "deadline_header": options.deadline_header.lower().encode("ascii"),
     }
 
 

@@ -969,9 +969,7 @@ def test_dispatch_that_leaves_slots_out_answers_them_before_those_that_wait(
         batch.reply(0, "first")
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "fastbatch._server.dispatcher_for", lambda *_: lambda _: dispatcher
-        )
+        patch.setattr("fastbatch._plan.dispatcher_for", lambda *_: lambda _: dispatcher)
         server = serve(lambda _request: None, threads=threads)
     replies = pipeline(server, 6)
     assert texts(replies) == ["first", "500", "third", "500", "fifth", "500"]
@@ -1296,9 +1294,7 @@ def test_slot_that_nobody_answers_does_not_stop_the_others(
         batch.reply_all(result, lambda _index, _error: None)
 
     with monkeypatch.context() as patch:
-        patch.setattr(
-            "fastbatch._server.dispatcher_for", lambda *_: lambda _: dispatcher
-        )
+        patch.setattr("fastbatch._plan.dispatcher_for", lambda *_: lambda _: dispatcher)
         server = serve(lambda _request: None, threads=threads)
     assert texts(pipeline(server, 3)) == ["500", "b", "c"]
     assert texts(pipeline(server, 3)) == ["\0", "\0", "\0"]

@@ -87,7 +87,7 @@ def see(
 
         with monkeypatch.context() as patch:
             patch.setattr(
-                "fastbatch._server.dispatcher_for", lambda *_: lambda _: dispatch
+                "fastbatch._plan.dispatcher_for", lambda *_: lambda _: dispatch
             )
             server = serve(lambda _request: None, threads=request.param, **options)
         n_bytes = sum(len(b"".join(pipeline)) for pipeline in pipelines)
@@ -859,7 +859,7 @@ def test_columns_leave_no_memory_behind(
                 assert "answered already" in str(error)  # noqa: PT017
 
     with monkeypatch.context() as patch:
-        patch.setattr("fastbatch._server.dispatcher_for", lambda *_: lambda _: dispatch)
+        patch.setattr("fastbatch._plan.dispatcher_for", lambda *_: lambda _: dispatch)
         server = serve(lambda _request: None)
     data = post(b"12345") + post(b"wrong")
     with helpers.Connection(server) as connection:

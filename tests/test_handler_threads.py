@@ -887,7 +887,7 @@ def test_whole_batches_are_dispatched_in_threads(
     monkeypatch.setattr(
         "fastbatch._plan.dispatcher_for", lambda *_: lambda _: dispatcher
     )
-    server = serve(None, threads=1)  # type: ignore[arg-type]
+    server = serve(str, threads=1)
     with gates.connect(server, 31) as (first, *others):
         first.send(get("/first"))
         assert busy.wait(helpers.TIMEOUT)

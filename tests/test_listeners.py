@@ -20,7 +20,7 @@ from helpers import TIMEOUT, Connection, get
 
 import fastbatch
 from fastbatch import _core, _server, _sockets
-from fastbatch._dispatch import dispatcher_for
+from fastbatch._plan import plan_for
 
 SHARING = str(Path(__file__).parent / "apps" / "sharing.py")
 
@@ -243,16 +243,18 @@ def test_clients_that_wait_are_served_by_whoever_comes_after_all_were_killed(
 def test_a_worker_alone_serves_all_though_others_seem_to_have_none() -> None:
     [listener] = _sockets.open_listeners([_sockets.parse_bind("127.0.0.1:0")], 64, 0)
     options = fastbatch.Options()
+    plan = plan_for(lambda _: "", options)
 
     def new_server() -> _core.Server:
         return _core.Server(
-            dispatcher_for(lambda _: "", options)([listener.address]),
+            plan.make_dispatcher([listener.address]),
             (os.dup(listener.socket.fileno()),),
             wakeup_fd=-1,
             access_log=None,
             stats=None,
             heartbeat_ms=0,
             roster=listener.roster,
+            queues=plan.queues,
             **_server._core_arguments(options),
         )
 
@@ -317,5 +319,6 @@ def test_memory_for_a_roster_that_is_too_small_is_refused(size: int) -> None:
             stats=None,
             heartbeat_ms=0,
             roster=roster,
+            queues=plan_for(str, fastbatch.Options()).queues,
             **_server._core_arguments(fastbatch.Options()),
         )

@@ -17,6 +17,7 @@ from conftest import Serve, Start
 
 import fastbatch
 from fastbatch import _core, _server, _sockets
+from fastbatch._plan import plan_for
 
 
 def hello(_request: fastbatch.Request) -> str:
@@ -414,6 +415,7 @@ def core_server(**arguments: Any) -> _core.Server:
         (listener.socket.detach(),),
         wakeup_fd=-1,
         access_log=None,
+        queues=plan_for(str, fastbatch.Options()).queues,
         **_server._core_arguments(fastbatch.Options()),
         **{"heartbeat_ms": 0, "roster": None, **arguments},
     )

@@ -11,7 +11,7 @@ import threading
 from typing import Any
 
 from fastbatch import Options, _core
-from fastbatch._dispatch import dispatcher_for
+from fastbatch._plan import plan_for
 from fastbatch._server import _core_arguments
 from fastbatch._sockets import open_listeners, parse_bind
 
@@ -23,6 +23,9 @@ PARENT, PARENT_END = os.pipe()
 
 def handler(_request: Any) -> str:
     return str(os.getpid())
+
+
+PLAN = plan_for(handler, OPTIONS)
 
 
 def say(text: str) -> None:
@@ -38,13 +41,14 @@ def work() -> None:
     os.close(PARENT_END)
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     core = _core.Server(
-        dispatcher_for(handler, OPTIONS)([each.address for each in LISTENERS]),
+        PLAN.make_dispatcher([each.address for each in LISTENERS]),
         tuple(os.dup(each.socket.fileno()) for each in LISTENERS),
         wakeup_fd=-1,
         access_log=None,
         stats=None,
         heartbeat_ms=0,
         roster=LISTENERS[0].roster,
+        queues=PLAN.queues,
         **_core_arguments(OPTIONS),
     )
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
