@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reading a deadline. What is no number is no deadline: it may be somebody else's field,
- * and the server's own deadline holds.
+ * Reading a deadline. What is no number is no deadline: it may be somebody else's
+ * field, and the server's own deadline holds.
  */
 #include "core/deadline.h"
 

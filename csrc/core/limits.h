@@ -16,8 +16,8 @@
 /* Slots: the most that one call of the dispatcher covers. Then: another batch. */
 #define FB_BATCH_SLOTS 256
 
-/* Microseconds that a batch waits to be filled, from its first request on. 0: it is what
- * is ready. */
+/* Microseconds that a batch waits to be filled, from its first request on. 0: it is
+ * what is ready. */
 #define FB_BATCH_WAIT_US 0
 #define FB_BATCH_WAIT_BOUND_US (3600LL * 1000 * 1000)
 

@@ -58,7 +58,8 @@ void fb_stamp_update(fb_stamp *stamp, time_t now);
 bool fb_reply_head(fb_buf *out, const fb_stamp *stamp, const fb_head *head);
 
 /* Append a whole short reply of the server's own: the status and its reason as text;
- * 503 and 429 have Retry-After. With is_head the body is left off. Returns as fb_reply_head. */
+ * 503 and 429 have Retry-After. With is_head the body is left off. Returns as
+ * fb_reply_head. */
 bool fb_reply_plain(fb_buf *out, const fb_stamp *stamp, int status, bool is_head,
                     bool is_http10, bool keep_alive);
 

@@ -498,8 +498,8 @@ fill_slot(fb_conn *conn, fb_queue *queue, fb_slot *slot)
     }
 }
 
-/* Returns when the request in hand expires, if it waits in queue. Its client may give up
- * before the server does. */
+/* Returns when the request in hand expires, if it waits in queue. Its client may
+ * give up before the server does. */
 static uint64_t
 expires_at(const fb_conn *conn, const fb_queue *queue)
 {
@@ -527,8 +527,8 @@ take_request(fb_conn *conn, fb_queue *queue)
     }
 }
 
-/* Answer the request in hand, which is of queue, without a handler. Nothing before it is
- * owed. */
+/* Answer the request in hand, which is of queue, without a handler. Nothing before
+ * it is owed. */
 static void
 answer_at_once(fb_conn *conn, fb_queue *queue, int status)
 {

@@ -163,7 +163,8 @@ void fb_conn_settle(fb_conn *conn);
 /* The wait of the connection is over: answer 408 or close, as its state asks. */
 void fb_conn_expire(fb_conn *conn);
 
-/* Returns whether the request that conn is blocked with is past its deadline, at now. */
+/* Returns whether the request that conn is blocked with is past its deadline, at
+ * now. */
 bool fb_conn_is_late(const fb_conn *conn, uint64_t now);
 
 /* Answer that request with 504. */

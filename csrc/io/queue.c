@@ -118,9 +118,9 @@ fb_queue_reset(fb_queue *queue)
 
 /* ---- deadlines ------------------------------------------------------------------- */
 
-/* Answer the slots of one connection, from and up to end, that have expired. A reply is
- * never given before that to the request in front of it, so that one expires then at the
- * earliest. Returns how many were answered. */
+/* Answer the slots of one connection, from and up to end, that have expired. A reply
+ * is never given before that to the request in front of it, so that one expires then
+ * at the earliest. Returns how many were answered. */
 static size_t
 expire_part(fb_queue *queue, size_t from, size_t end, uint64_t now)
 {

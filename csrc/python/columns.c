@@ -13,8 +13,8 @@
 
 #define BAD_REQUEST 400
 
-/* Begin with all slots. Returns what the batch shows, with their number; or NULL with an
- * exception set. */
+/* Begin with all slots. Returns what the batch shows, with their number; or NULL
+ * with an exception set. */
 static py_executor *
 begin_all(PyObject *self, size_t *n)
 {
@@ -140,8 +140,8 @@ py_batch_stack(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* ---- json ------------------------------------------------------------------------ */
 
-/* The exception that is set is a ValueError: answer slot i with what it says. Returns 0,
- * or -1 with an exception set. */
+/* The exception that is set is a ValueError: answer slot i with what it says.
+ * Returns 0, or -1 with an exception set. */
 static int
 refuse_value(PyObject *self, size_t i)
 {
