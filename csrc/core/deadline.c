@@ -46,7 +46,10 @@ read_number(const char *text, size_t len, uint64_t unit_ns)
             ns += (uint64_t)(text[i] - '0') * unit_ns;
         }
     }
-    return i == len && n_digits > 0 ? ns : UINT64_MAX;
+    if (i < len || n_digits == 0) {
+        return UINT64_MAX;
+    }
+    return ns < MOST_NS ? ns : MOST_NS;
 }
 
 uint64_t
