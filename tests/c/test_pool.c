@@ -759,7 +759,7 @@ test_pipeline_that_is_taken_back_has_not_waited(void)
 {
     reset_world(2);
     w.limits.batch_size = 1;
-    w.limits.queue_timeout_ms = 100;
+    w.limits.queue_timeout_ms = 400; /* more than a thread is kept from its turn */
     open_world();
     for (int i = 0; i < 2; i++) {
         w.is_held[0] = true;
@@ -767,7 +767,7 @@ test_pipeline_that_is_taken_back_has_not_waited(void)
         check_reply(&client, 200, "/behind/0");
         check_last_reply(&client, 200, "/a");
         w.is_held[0] = false;
-        usleep(200000);
+        usleep(600000);
     }
     close_world();
 }
@@ -792,6 +792,26 @@ ask_often(void *argument)
     return NULL;
 }
 
+/* Read a reply in chunks to its end. */
+static void
+read_chunks(test_peer *client)
+{
+    CHECK_SIZE((size_t)peer_read(client).status, 200);
+    while (memmem(client->data + client->at, client->len - client->at, "0\r\n\r\n",
+                  5) == NULL) {
+        ssize_t n;
+        do {
+            n = recv(client->fd, client->data + client->len, 1, 0);
+        } while (n < 0 && errno == EINTR); /* with a time-out, by SIGCONT, too */
+        CHECK(n == 1);
+        if (n != 1) {
+            return;
+        }
+        client->len++;
+    }
+    client->at = client->len;
+}
+
 /* The threads send, and so does the loop. */
 static void
 test_every_byte_sent_is_counted(void)
@@ -808,13 +828,7 @@ test_every_byte_sent_is_counted(void)
     for (int i = 0; i < 8; i++) {
         CHECK(peer_say(&client, GET("/big") GET("/later/0")));
         CHECK_SIZE(peer_read(&client).body_len, sizeof(big));
-        CHECK_SIZE((size_t)peer_read(&client).status, 200);
-        while (memmem(client.data + client.at, client.len - client.at, "0\r\n\r\n",
-                      5) == NULL) {
-            CHECK(recv(client.fd, client.data + client.len, 1, 0) == 1);
-            client.len++;
-        }
-        client.at = client.len;
+        read_chunks(&client);
     }
     size_t total = client.len;
     for (int i = 0; i < N; i++) {
@@ -1012,7 +1026,7 @@ test_who_waits_for_too_long_gets_503(void)
 {
     reset_world(1);
     w.limits.batch_size = 2;
-    w.limits.queue_timeout_ms = 100;
+    w.limits.queue_timeout_ms = 400;
     open_world();
     test_peer held;
     hold_threads(&held, 1);
@@ -1405,7 +1419,10 @@ test_second_signal_while_only_bodies_are_sent(void)
         clients[i] = ask(i < 2 ? GET("/big") GET("/later/0") : GET("/later/0"));
     }
     wait_for_seen(5);
-    usleep(20000);
+    read_chunks(&clients[2]);
+    for (int i = 0; i < PEER_TIMEOUT_MS && fb_pool_is_busy(&w.server->pool); i++) {
+        usleep(1000);
+    }
     CHECK(write(w.wakeup[1], "x", 1) == 1);
     join_world();
     CHECK(!w.is_abandoned);
