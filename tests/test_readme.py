@@ -61,6 +61,17 @@ def test_the_example_of_an_application_serves(serve: Serve, monkeypatch: Any) ->
     assert get(serve(applications[0]).url + "/a") == (200, "Hello from /a")
 
 
+def test_the_example_of_routes_serves(serve: Serve, monkeypatch: Any) -> None:
+    routers = []
+    monkeypatch.setattr(fastbatch, "run", routers.append)
+    exec(block_with("fastbatch.run(router)"), {})
+    url = serve(routers[0]).url
+    assert get(url + "/health") == (200, "ok")
+    assert get(url + "/double")[0] == 405
+    with urllib.request.urlopen(url + "/double", data=b"ab") as reply:
+        assert reply.read() == b"abab"
+
+
 def test_options_that_others_are_compared_with_are_there() -> None:
     rows = re.findall(r"^\| [^|]+(?: \|[^|]*){3} \|([^|]*)\|$", README, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
@@ -69,7 +80,7 @@ def test_options_that_others_are_compared_with_are_there() -> None:
 
 
 def test_all_python_blocks_are_run_here() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 def test_bounds_that_cannot_be_set_are_named() -> None:

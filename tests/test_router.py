@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gates
+import helpers
 import pytest
 from conftest import Serve, Start
 from helpers import Connection
@@ -521,15 +522,194 @@ router = fastbatch.Router()
 def hello(request):
     return "hello"
 
+@router.post("/double")
+@fastbatch.batch
+def double(batch):
+    return [2 * request.body for request in batch]
+
 def make():
     return router
 """
 
 
+@pytest.mark.parametrize("processes", ["true", "false"])
 @pytest.mark.parametrize("name", ["router", "make()"])
-def test_command_line_takes_a_router(start: Start, tmp_path: Path, name: str) -> None:
+def test_command_line_takes_a_router(
+    start: Start, tmp_path: Path, name: str, processes: str
+) -> None:
     (tmp_path / "routes.py").write_text(ROUTES)
-    program = start("-m", "fastbatch", "--bind=127.0.0.1:0", f"routes:{name}")
-    with Connection(program.address()) as connection:
-        assert connection.ask("/a").body == b"hello"
-        assert connection.ask("/b").status == 404
+    options = ["--bind=127.0.0.1:0", "--workers=2", f"--processes={processes}"]
+    program = start("-m", "fastbatch", *options, f"routes:{name}")
+    for _ in range(4):
+        with Connection(program.address()) as connection:
+            assert connection.ask("/a").body == b"hello"
+            assert connection.ask("/b").status == 404
+            connection.send(gates.request("/double", method="POST", body=b"ab"))
+            assert connection.reply().body == b"abab"
+
+
+# ---- queues of a server -----------------------------------------------------------
+
+TARGETS = ["/hello", "/double", "/application", "/other"]
+
+
+def mixed() -> Router:
+    return router_of(
+        ("GET", "/hello", hello),
+        ("*", "/double", double),
+        ("GET", "/application", application),
+    )
+
+
+def expected(target: str, i: int) -> tuple[int, bytes]:
+    body = {
+        "/hello": b"hello GET /hello",
+        "/double": 2 * (b"%d" % i),
+        "/application": b"application GET /application",
+    }
+    return (200, body[target]) if target in body else (404, b"404 Not Found\n")
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_pipelined_requests_of_several_queues_are_answered_in_order(
+    serve: Serve, threads: int
+) -> None:
+    server = serve(mixed(), threads=threads)
+    targets = [TARGETS[i * (i + i // 5) % 13 % 4] for i in range(300)]
+    assert set(targets) == set(TARGETS)
+    requests = [
+        gates.request(target, body=b"%d" % i) for i, target in enumerate(targets)
+    ]
+    data = helpers.talk(server, b"".join(requests), replies=len(requests))
+    replies = helpers.parse_replies(data)
+    assert [(reply.status, reply.body) for reply in replies] == [
+        expected(target, i) for i, target in enumerate(targets)
+    ]
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_many_clients_get_their_own_replies(
+    serve: Serve, threads: int, workers: int
+) -> None:
+    server = serve(mixed(), threads=threads, workers=workers)
+    with gates.connect(server, 20) as connections:
+        for turn in range(10):
+            for i, connection in enumerate(connections):
+                target = TARGETS[(i + turn) % 4]
+                connection.send(gates.request(target, body=b"%d" % i))
+            for i, connection in enumerate(connections):
+                reply = connection.reply()
+                target = TARGETS[(i + turn) % 4]
+                assert (reply.status, reply.body) == expected(target, i)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_http_1_0_has_one_reply_and_the_end(serve: Serve, target: str) -> None:
+    data = helpers.talk(serve(mixed()), helpers.get(target, version="1.0"))
+    (reply,) = helpers.parse_replies(data)
+    assert reply.status == (404 if target == "/other" else 200)
+
+
+def test_batch_handler_is_given_its_own_requests_alone(serve: Serve) -> None:
+    batches = []
+
+    @fastbatch.batch(batch_size=2)
+    def note(batch: fastbatch.Batch) -> list[str]:
+        batches.append([request.path for request in batch])
+        return batches[-1]
+
+    gate = gates.Gate(hello)
+    server = serve(router_of(("GET", "/note", note), fallback=gate))
+    with gates.connect(server, 9) as connections:
+        with gate.held(server):
+            for i, connection in enumerate(connections):
+                connection.send(helpers.get("/note" if i % 2 == 0 else "/else"))
+        for i, connection in enumerate(connections):
+            body = b"/note" if i % 2 == 0 else b"hello GET /else"
+            assert connection.reply().body == body
+    assert sorted(map(len, batches)) == [1, 2, 2]
+    assert {path for batch in batches for path in batch} == {"/note"}
+    # One batch of the gate, and those that came meanwhile, by queue.
+    assert gates.batch_sizes(server) == {1: 2, 2: 2, 4: 1}
+
+
+def test_application_as_fallback_has_all_other_paths(serve: Serve) -> None:
+    router = router_of(
+        ("GET", "/hello", hello), ("POST", "/double", double), fallback=application
+    )
+    with Connection(serve(router)) as connection:
+        assert connection.ask("/hello").body == b"hello GET /hello"
+        assert connection.ask("/shop/a%20b?c").body == b"application GET /shop/a b"
+        assert connection.ask("/").body == b"application GET /"
+        connection.send(gates.request("/hello", method="POST"))
+        reply = connection.reply()
+        assert (reply.status, reply.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+        connection.send(gates.request("/shop", method="POST"))
+        assert connection.reply().body == b"application POST /shop"
+        connection.send(gates.request("/double", method="OPTIONS"))
+        reply = connection.reply("OPTIONS")
+        assert (reply.status, reply.headers["Allow"]) == (204, "POST, OPTIONS")
+        connection.send(gates.request("/double", method="POST", body=b"ab"))
+        assert connection.reply().body == b"abab"
+        assert connection.ask("/double").status == 405
+
+
+def test_batch_handler_as_fallback_has_all_other_paths(serve: Serve) -> None:
+    router = router_of(("GET", "/hello", hello), fallback=double)
+    with Connection(serve(router)) as connection:
+        assert connection.ask("/hello").body == b"hello GET /hello"
+        connection.send(gates.request("/hello", method="POST", body=b"ab"))
+        assert connection.reply().status == 405
+        connection.send(gates.request("/any", method="POST", body=b"ab"))
+        assert connection.reply().body == b"abab"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/caf%C3%A9%20au%20lait",
+        "/%63af%c3%a9%20au%20lait?milk=%31",
+        "http://test/caf%C3%A9%20au%20lait",
+    ],
+)
+def test_path_of_a_batch_handler_is_decoded_before_it_is_compared(
+    serve: Serve, target: str
+) -> None:
+    router = router_of(("GET", "/café au lait", double), ("*", "/other", double))
+    with Connection(serve(router)) as connection:
+        connection.send(gates.request(target, body=b"ab"))
+        assert connection.reply().body == b"abab"
+        assert connection.ask("/caf%E9%20au%20lait").status == 404
+        assert connection.ask("/caf%C3%A9%20au%20lait/").status == 404
+
+
+def test_empty_path_is_the_root_for_batch_handlers_too(serve: Serve) -> None:
+    with Connection(serve(router_of(("GET", "/", double)))) as connection:
+        for target in ("/", "http://test", "http://test/", "/?a"):
+            connection.send(gates.request(target, body=b"ab"))
+            assert connection.reply().body == b"abab", target
+
+
+def test_head_of_a_batch_handler_has_no_body(serve: Serve) -> None:
+    with Connection(serve(router_of(("GET", "/", double)))) as connection:
+        connection.send(gates.request(method="HEAD", body=b"ab"))
+        reply = connection.reply("HEAD")
+        assert (reply.status, reply.headers["Content-Length"]) == (200, "4")
+        connection.send(gates.request(body=b"ab"))
+        assert connection.reply().body == b"abab"
+
+
+def test_handler_that_fails_fails_its_batch_alone(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    @fastbatch.batch
+    def broken(_batch: fastbatch.Batch) -> None:
+        raise OSError("of its own")
+
+    router = router_of(("GET", "/broken", broken), ("GET", "/hello", hello))
+    with Connection(serve(router)) as connection:
+        connection.send(helpers.get("/broken") + helpers.get("/hello"))
+        assert connection.reply().status == 500
+        assert connection.reply().body == b"hello GET /hello"
+    assert "broken" in gates.wait_for_error(caplog).getMessage()
