@@ -15,7 +15,7 @@ from typing import Any
 
 from fastbatch import _core
 from fastbatch._seat import SLOTS, counters
-from fastbatch._workers import add_up
+from fastbatch._stats import add_up, named
 
 _REPORT_BYTES = 1024 * 1024  # of a traceback, at the most
 
@@ -46,6 +46,7 @@ class Process:
         self.worker = worker  # the number of its first one, among those of all
         self.control = control
         self.live = list(range(n_loops))  # the numbers of its loops
+        self.queues: list[str] = []  # the names of what each loop has, once it is ready
         self.error: StartError | None = None  # why it does not start
         self.began = time.monotonic()
         self.is_ready = False
@@ -126,7 +127,10 @@ class Process:
     def stats(self) -> list[dict[str, Any]]:
         """The counters of each loop that it has had."""
         return [
-            _core.read_stats(counters(self._memory, number))
+            named(
+                _core.read_stats(counters(self._memory, number), len(self.queues)),
+                self.queues,
+            )
             for number in range(self._n_made)
         ]
 

@@ -2,8 +2,8 @@
 
 The socket carries lines. Down: ``stop`` (answer what has arrived, then end), ``now``
 (end), ``reopen`` (the access log), ``more`` and ``less`` (one thread). Up: one JSON
-object, ``{"ready": true}``, or ``{"status": 1, "error": "why it did not start"}``. Each
-end takes the closing of the other for its death.
+object, ``{"ready": true, "queues": ["the name of each"]}``, or ``{"status": 1, "error":
+"why it did not start"}``. Each end takes the closing of the other for its death.
 """
 
 from __future__ import annotations

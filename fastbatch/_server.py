@@ -36,6 +36,7 @@ from fastbatch._sockets import (
     open_listeners,
     parse_bind,
 )
+from fastbatch._stats import tell, with_figures
 from fastbatch._supervisor import Supervisor, is_wanted
 from fastbatch._worker_process import leave, status_of, work
 from fastbatch._workers import Workers, new_thread, worker_count
@@ -260,14 +261,25 @@ class Server:
         (requests that are collected or handled now), ``queue_ns`` (nanoseconds that
         requests have waited, from when their bytes were there, or the request before
         them on the connection was answered, to the batch), ``queue_times`` (how many
-        did for how long: see the README) and ``handler_ns`` (nanoseconds that batches
-        have taken).
+        did for how long: see the README), ``handler_ns`` (nanoseconds that batches have
+        taken) and ``waiting`` (requests that wait for their batch now).
+
+        What follows from these, 0 as long as there is nothing: ``batch_size_mean``,
+        ``batch_size_p50`` and ``batch_size_p99``; ``queue_p50`` and ``queue_p99``, in
+        seconds: they are in the right bucket of ``queue_times``, whose bounds are a
+        factor of 2 or 2.5 apart, and evenly spread within it (more than 10 s are 10 s);
+        ``handler_seconds_per_batch`` and ``handler_seconds_per_request``.
+
+        ``queues`` is a list of all these, but ``replies`` and ``slots_in_use``, for
+        each handler that has batches of its own, with its ``name``.
 
         Connections: ``connections`` (accepted), ``open_connections`` (now),
         ``bytes_received``, ``bytes_sent`` and ``timed_out``.
 
         What was refused or lost: ``rejected`` (bad requests, and connections without a
         PROXY header), ``overloaded`` (requests that got 503, among those rejected),
+        ``expired`` (requests whose deadline passed as they waited), ``refused``
+        (requests whose queue was full), both also of each queue,
         ``fields_dropped`` (header fields with an underscore in their names) and
         ``log_lines_dropped`` (of the access log: it was too slow, or could not be
         written).
@@ -279,7 +291,7 @@ class Server:
         Raises:
             RuntimeError: it was not started.
         """
-        return self._running().stats()
+        return with_figures(self._running().stats())
 
     # ---- inside -------------------------------------------------------------------
 
@@ -366,6 +378,7 @@ class Server:
             lambda core: core.handle(self._new_dispatcher(listeners)),
             self._options.threads,
             f"fastbatch {listeners[0].url}",
+            self._plan.names,
         )
         if self._seat is not None:
             workers.open(self._seat.n_loops)
@@ -458,6 +471,10 @@ class Server:
         if self._state is _State.OPEN and os.getpid() == self._pid:
             self.stop()
 
+    def _tell_stats(self) -> None:
+        stats = self.stats()
+        tell(stats, len(stats["workers"]))
+
     def _running(self) -> Workers:
         workers = self._workers
         if workers is None:
@@ -492,7 +509,8 @@ def run(
     signal ends it at once, with KeyboardInterrupt, in the handler too if one runs. The
     signal handlers that were there before are there again afterwards. In another thread
     than the main one no signal is handled. SIGUSR1 opens the file of the access log
-    anew, if there is one.
+    anew, if there is one. SIGUSR2 has what was counted logged by "fastbatch.stats",
+    unless the program handles that signal itself.
 
     With several ``workers``, or an option that looks after them (``processes=True``,
     ``max_requests``, ``max_rss``, ``worker_timeout``), this process is their
@@ -556,7 +574,7 @@ def serve(server: Server) -> None:
         writer.setblocking(False)
         server._open(wakeup_fd=reader.fileno())
         reopen = server.reopen_access_log if server._access_log.is_file else None
-        signals = Signals(server._stop, reopen)
+        signals = Signals(server._stop, reopen, server._tell_stats)
         try:
             signals.install(writer.fileno())
             pid_file.write()

@@ -32,9 +32,10 @@ from fastbatch._metrics_process import MetricsProcess
 from fastbatch._process import Process, StartError
 from fastbatch._say import flush, say
 from fastbatch._seat import Seat, new_memory
-from fastbatch._signals import STOPPING
+from fastbatch._signals import STATS_SIGNAL, STOPPING, do_nothing, is_free
 from fastbatch._sockets import Listener, open_listeners, parse_bind
-from fastbatch._workers import add_up, of_the_past, worker_count
+from fastbatch._stats import add_up, of_the_past, tell, with_figures
+from fastbatch._workers import worker_count
 
 _SIGNALS = (
     signal.SIGINT,
@@ -43,6 +44,7 @@ _SIGNALS = (
     signal.SIGTTIN,
     signal.SIGTTOU,
     signal.SIGUSR1,
+    STATS_SIGNAL,
     signal.SIGCHLD,
 )
 
@@ -171,7 +173,10 @@ class Supervisor:
             for stats in process.stats()
         ]
         counts = [{k: v for k, v in one.items() if k != "pid"} for one in each]
-        return add_up([*counts, *self._past.values()]) | {"workers": each}
+        total = add_up([*counts, *self._past.values()])
+        return (with_figures(total) if total else {}) | {
+            "workers": [with_figures(one) for one in each]
+        }
 
     def stats_by_worker(self) -> list[dict[str, Any]]:
         """The counters of each worker, item n those of worker n.
@@ -335,12 +340,12 @@ class Supervisor:
         """In a new child: let go of everything that is the supervisor's."""
         try:
             signal.set_wakeup_fd(-1)
-            for number in _SIGNALS:
+            for number in self._signals_before:
                 # SIGTERM ends it while it starts. The others are the supervisor's, but
                 # a terminal sends SIGINT to both. No SIG_IGN: what a handler starts
                 # would inherit it.
                 is_ours = number in (signal.SIGTERM, signal.SIGCHLD)
-                signal.signal(number, signal.SIG_DFL if is_ours else _do_nothing)
+                signal.signal(number, signal.SIG_DFL if is_ours else do_nothing)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             self._selector.close()
             for process in self._processes.values():
@@ -382,12 +387,13 @@ class Supervisor:
         if said is None:
             self._selector.unregister(process.control)  # it is about to be reaped
         elif "ready" in said:
-            self._on_ready(process)
+            self._on_ready(process, said["queues"])
         elif "error" in said:
             process.error = StartError(said["error"], said["status"])
 
-    def _on_ready(self, process: Process) -> None:
+    def _on_ready(self, process: Process, queues: list[str]) -> None:
         process.is_ready = True
+        process.queues = queues
         say(f"worker process {process.pid} is ready{_threads(process)}")
         if process.is_stopping:
             process.tell("stop")
@@ -468,7 +474,8 @@ class Supervisor:
             writer.fileno(), warn_on_full_buffer=False
         )
         for number in _SIGNALS:
-            self._signals_before[number] = signal.signal(number, _do_nothing)
+            if number != STATS_SIGNAL or is_free(number):
+                self._signals_before[number] = signal.signal(number, do_nothing)
 
     def _on_signals(self) -> None:
         for number in self._wakeup[0].recv(4096):
@@ -476,6 +483,9 @@ class Supervisor:
                 self._has_deaths = True
             elif number in (signal.SIGINT, signal.SIGTERM):
                 self._on_stop(signal.Signals(number).name)
+            elif number == STATS_SIGNAL:
+                if number in self._signals_before:  # else the program has its own use
+                    self._tell_stats()
             elif self._is_stopping:
                 pass
             elif number == signal.SIGHUP:
@@ -487,6 +497,12 @@ class Supervisor:
             elif number == signal.SIGUSR1:
                 for process in self._processes.values():
                     process.tell("reopen")
+
+    def _tell_stats(self) -> None:
+        ready = [p for p in self._processes.values() if p.is_ready]
+        stats = self.stats()
+        if ready:
+            tell(stats, sum(len(process.live) for process in ready))
 
     def _on_stop(self, name: str) -> None:
         if self._is_stopping:
@@ -625,10 +641,6 @@ class Supervisor:
             listener.close()
         if self._metrics is not None:
             self._metrics.close()
-
-
-def _do_nothing(_number: int, _frame: object) -> None:
-    pass
 
 
 def _how(status: int) -> str:

@@ -69,6 +69,7 @@ def work(seat: Seat, make_server: Callable[[], Server], graceful_timeout: float)
         signals = Signals(
             server._stop,
             _reopener(server),
+            server._tell_stats,
             stop_signals=[signal.SIGTERM],
             is_quiet=True,
             is_last=True,
@@ -84,7 +85,7 @@ def work(seat: Seat, make_server: Callable[[], Server], graceful_timeout: float)
         control = threading.Thread(target=obey, name="fastbatch control", daemon=True)
         try:
             signals.install(writer.fileno())
-            _tell(seat.control, {"ready": True})
+            _tell(seat.control, {"ready": True, "queues": server._plan.names})
             control.start()
             server._serve()
         finally:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastbatch import _core
 from fastbatch._config import AUTO, Options
 from fastbatch._cpus import usable_cpus
+from fastbatch._stats import add_up, named
 
 MakeCore = Callable[[int], _core.Server]
 """Makes the loop of worker n, on the thread that is to run it."""
@@ -39,6 +40,7 @@ class Workers:
         handle: makes the calling thread one of a loop's handler threads.
         n_threads: how many of these each loop has.
         name: of all these threads.
+        queues: the names of the queues that each loop has.
     """
 
     def __init__(
@@ -47,11 +49,13 @@ class Workers:
         handle: Callable[[_core.Server], None],
         n_threads: int,
         name: str,
+        queues: Sequence[str],
     ) -> None:
         self._make = make
         self._handle = handle
         self._n_threads = n_threads
         self._name = name
+        self._queues = queues
         # For what follows, down to _stopping. A signal handler calls stop(), and may
         # have interrupted whoever holds the lock.
         self._lock = threading.RLock()
@@ -150,8 +154,8 @@ class Workers:
     def stats(self) -> dict[str, Any]:
         """The counters of all together, and each one's as ``workers``."""
         with self._lock:
-            each = [loop.core.stats() for loop in self._loops]
-            others = [loop.core.stats() for loop in self._leaving] + self._past
+            each = [self._stats_of(loop) for loop in self._loops]
+            others = [self._stats_of(loop) for loop in self._leaving] + self._past
         return add_up([*each, *others]) | {"workers": each}
 
     # ---- inside -------------------------------------------------------------------
@@ -215,6 +219,9 @@ class Workers:
         finally:
             self._idents.discard(ident)
 
+    def _stats_of(self, loop: _Loop) -> dict[str, Any]:
+        return named(loop.core.stats(), self._queues)
+
     def _one_that_runs(self) -> _Loop | None:
         with self._lock:
             for loop in (*self._loops, *self._leaving):
@@ -232,38 +239,9 @@ class Workers:
             for loop in list(self._leaving):
                 if loop.is_over.is_set():
                     self._leaving.remove(loop)
-                    self._past.append(loop.core.stats())
+                    self._past.append(self._stats_of(loop))
             self._n_made += 1
             return self._n_made - 1
-
-
-# What a loop has now, rather than what it has had: nothing, once it is gone.
-_GAUGES = ("open_connections", "slots_in_use")
-
-
-def add_up(each: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The counters of several loops as those of one."""
-    total: dict[str, Any] = {}
-    for stats in each:
-        for name, value in stats.items():
-            if name in total:
-                together = max if name == "beat_ms" else _sum
-                value = together(total[name], value)
-            total[name] = value
-    return total
-
-
-def _sum(a: Any, b: Any) -> Any:
-    if isinstance(a, dict):
-        return add_up([a, b])
-    if isinstance(a, list):
-        return [_sum(x, y) for x, y in zip(a, b, strict=True)]
-    return a + b
-
-
-def of_the_past(stats: dict[str, Any]) -> dict[str, Any]:
-    """The counters of a loop that is gone."""
-    return stats | {name: 0 for name in _GAUGES if name in stats}
 
 
 def worker_count(options: Options) -> int:

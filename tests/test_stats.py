@@ -1,16 +1,24 @@
-"""What a server counts, and that it counts it once."""
+"""What a server counts, that it counts it once, and what it makes of it."""
 
+import logging
+import os
+import re
+import shlex
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
+import helpers
 import pytest
-from conftest import Serve
+from conftest import Serve, Start
 from helpers import Connection, get, wait_until
 
 import fastbatch
-from fastbatch import _core
+from fastbatch import _core, _signals, _stats
+from fastbatch._stats import add_up
 
 HELLO = b"Hello!"
 
@@ -296,3 +304,365 @@ def test_replies_of_all_workers_are_added_up(serve: Serve) -> None:
     assert stats["replies"] == {200: 10, 404: 10}
     assert sum(stats["queue_times"]) == 20
     assert stats["slots_in_use"] == 0
+
+
+# ---- of several queues ------------------------------------------------------------
+
+
+def queue(name: str = "hello", **given: Any) -> dict[str, Any]:
+    """The counters of a queue that has had nothing but what is ``given``."""
+    [empty] = _core.read_stats(bytearray(_core.STATS_BYTES))["queues"]
+    return {"name": name, **empty, **given}
+
+
+def histogram(n_items: int, counts: dict[int, int]) -> list[int]:
+    return [counts.get(i, 0) for i in range(n_items)]
+
+
+def sizes(counts: dict[int, int]) -> list[int]:
+    return histogram(_core.LIMITS["batch_slots"] + 1, counts)
+
+
+def times(counts: dict[int, int]) -> list[int]:
+    return histogram(len(_core.QUEUE_BOUNDS_US) + 1, counts)
+
+
+def test_counters_of_the_only_queue_are_the_totals(serve: Serve) -> None:
+    server = serve(answer)
+    with Connection(server) as client:
+        client.send(get() * 3 + get("/missing"))
+        for _ in range(4):
+            client.reply()
+    server.stop()
+    stats = server.stats()
+    [only] = stats["queues"]
+    assert only["name"] == f"{__name__}.answer"
+    assert only["requests"] == 4
+    assert {name: stats[name] for name in only if name != "name"} == {
+        name: count for name, count in only.items() if name != "name"
+    }
+
+
+def words(*found: tuple[int, int]) -> bytearray:
+    """Memory of counters: item n of it has the given number."""
+    memory = bytearray(_core.STATS_BYTES)
+    numbers = memoryview(memory).cast("Q")
+    for n, number in found:
+        numbers[n] = number
+    return memory
+
+
+def test_totals_are_those_of_all_queues() -> None:
+    n_queues = _core.LIMITS["queues_bound"]
+    n_all = _core.STATS_BYTES // 8
+    filled = words(*((n, 1) for n in range(n_all)))
+    stats = _core.read_stats(filled, n_queues)
+    assert len(stats["queues"]) == n_queues
+    for name in queue():
+        if name == "name":
+            continue
+        each = [one[name] for one in stats["queues"]]
+        if isinstance(stats[name], list):
+            assert stats[name] == [sum(counts) for counts in zip(*each, strict=True)]
+        else:
+            assert stats[name] == sum(each) == n_queues
+    assert _core.read_stats(filled) == {**stats, "queues": stats["queues"][:1]}
+    assert _core.read_stats(filled, 0) == {**stats, "queues": []}
+
+
+@pytest.mark.parametrize("n_queues", [-1, _core.LIMITS["queues_bound"] + 1])
+def test_there_are_no_more_queues_than_the_bound(n_queues: int) -> None:
+    with pytest.raises(ValueError, match="no more than 16 queues"):
+        _core.read_stats(words(), n_queues)
+
+
+def test_counters_are_added_up_name_by_name() -> None:
+    first = {"requests": 1, "sizes": [1, 0], "replies": {200: 1}, "beat_ms": 5}
+    second = {"requests": 2, "sizes": [2, 3], "replies": {200: 2, 404: 1}, "beat_ms": 4}
+    assert add_up([first, {}, second]) == {
+        "requests": 3,
+        "sizes": [3, 3],
+        "replies": {200: 3, 404: 1},
+        "beat_ms": 5,
+    }
+    assert add_up([]) == {}
+    assert first["replies"] == {200: 1}
+
+
+def test_queues_are_added_up_by_their_names() -> None:
+    first = {"queues": [{"name": "a", "requests": 1}, {"name": "b", "requests": 2}]}
+    newer = {"queues": [{"name": "b", "requests": 4}, {"name": "c", "requests": 8}]}
+    assert add_up([first, newer]) == {
+        "queues": [
+            {"name": "a", "requests": 1},
+            {"name": "b", "requests": 6},
+            {"name": "c", "requests": 8},
+        ]
+    }
+    assert first["queues"][1] == {"name": "b", "requests": 2}
+
+
+def test_who_waits_is_not_of_the_past() -> None:
+    gone = _stats.of_the_past(
+        {
+            "waiting": 3,
+            "slots_in_use": 2,
+            "requests": 5,
+            "queues": [queue(waiting=3, requests=5)],
+        }
+    )
+    assert (gone["waiting"], gone["slots_in_use"], gone["requests"]) == (0, 0, 5)
+    assert gone["queues"] == [queue(waiting=0, requests=5)]
+
+
+# ---- figures ----------------------------------------------------------------------
+
+
+def test_figures_of_nothing_are_zero() -> None:
+    assert set(_stats.figures(queue()).values()) == {0}
+
+
+def test_batch_sizes_have_a_mean_and_percentiles() -> None:
+    counts = queue(batches=100, batch_sizes=sizes({1: 50, 2: 48, 64: 1, 256: 1}))
+    found = _stats.figures(counts)
+    assert found["batch_size_mean"] == (50 + 96 + 64 + 256) / 100
+    assert (found["batch_size_p50"], found["batch_size_p99"]) == (1, 64)
+
+
+@pytest.mark.parametrize(
+    ("counts", "p50", "p99"),
+    [
+        ({0: 100}, 5e-6, 9.9e-6),  # up to 10 us
+        ({6: 100}, 0.75e-3, 0.995e-3),  # 0.5 to 1 ms
+        ({0: 50, 6: 50}, 10e-6, 0.99e-3),
+        ({0: 98, 18: 2}, 98 / 98 * 10e-6 * 50 / 98, 7.5),  # 5 to 10 s
+        ({19: 1}, 10.0, 10.0),  # more than that
+    ],
+)
+def test_time_in_the_queue_has_percentiles(
+    counts: dict[int, int], p50: float, p99: float
+) -> None:
+    found = _stats.figures(queue(queue_times=times(counts)))
+    assert found["queue_p50"] == pytest.approx(p50)
+    assert found["queue_p99"] == pytest.approx(p99)
+
+
+def test_time_of_the_handler_is_of_a_batch_and_of_a_request() -> None:
+    found = _stats.figures(queue(batches=4, requests=10, handler_ns=2_000_000_000))
+    assert found["handler_seconds_per_batch"] == 0.5
+    assert found["handler_seconds_per_request"] == 0.2
+
+
+def test_server_has_figures_of_all_and_of_each(serve: Serve) -> None:
+    pause, n = 0.05, 4
+
+    def slow(_request: fastbatch.Request) -> bytes:
+        time.sleep(pause)
+        return HELLO
+
+    server = serve(slow, batch_size=1)
+    with Connection(server) as client:
+        client.send(get() * n)
+        for _ in range(n):
+            client.reply()
+    server.stop()
+    stats = server.stats()
+    for found in (stats, *stats["queues"], *stats["workers"]):
+        assert found["handler_seconds_per_batch"] >= pause
+        assert found["handler_seconds_per_request"] >= pause
+        assert found["batch_size_p99"] == found["batch_size_mean"] == 1
+        assert found["queue_p50"] <= found["queue_p99"]
+
+
+# ---- told on SIGUSR2 --------------------------------------------------------------
+
+APP = """
+import os
+
+def hello(request):
+    return f"{os.getpid()}"
+"""
+
+PROGRAM = """
+import logging, os, signal, sys
+import fastbatch
+
+{setup}
+
+def hello(request):
+    return f"{{os.getpid()}}"
+
+fastbatch.run(hello, port=0, {options})
+"""
+
+
+def told(program: helpers.Program, n: int = 1) -> list[dict[str, str]]:
+    """The lines that are there when there are ``n`` of queues, as dicts."""
+    line = r"(?m)^.*fastbatch\.stats: ?(pid=.*)$"
+    wait_until(lambda: program.errors.count(" queue=") >= n, "the lines")
+    return [
+        dict(pair.split("=", 1) for pair in shlex.split(found))
+        for found in re.findall(line, program.errors)
+    ]
+
+
+def ask(program: helpers.Program, n: int) -> list[int]:
+    """The processes that have answered."""
+    pids = []
+    for _ in range(n):
+        with Connection(program.address()) as client:
+            pids.append(int(client.ask("/", "Connection: close").body))
+    return pids
+
+
+def ready_in(program: helpers.Program) -> set[int]:
+    """The worker processes that there have been."""
+    return set(map(int, re.findall(r"process (\d+) is ready", program.errors)))
+
+
+def end(program: helpers.Program) -> None:
+    program.signal(signal.SIGTERM)
+    assert program.wait() == 0, program.errors
+
+
+def test_command_line_tells_what_it_counted(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    program = start("-m", "fastbatch", "--port=0", "app:hello")
+    ask(program, 3)
+    program.signal(signal.SIGUSR2)
+    whole, of_queue = told(program)
+    assert whole["pid"] == of_queue["pid"] == str(program.pid)
+    assert whole["workers"] == "1"
+    assert whole["requests"] == whole["connections"] == of_queue["requests"] == "3"
+    assert of_queue["queue"] == "app.hello"
+    assert of_queue["batch_size_mean"] == "1.0"
+    assert 0 < float(of_queue["queue_p50"]) <= float(of_queue["queue_p99"])
+    assert float(of_queue["handler_seconds_per_request"]) > 0
+    assert re.search(r"(?m) INFO fastbatch\.stats: pid=", program.errors)
+    ask(program, 1)
+    program.signal(signal.SIGUSR2)
+    assert [line["requests"] for line in told(program, 2)] == ["3", "3", "4", "4"]
+    end(program)
+
+
+def test_who_asks_while_it_is_told_is_told_once_more() -> None:
+    may_go_on = threading.Semaphore(0)
+    begun: list[int] = []
+
+    def tell() -> None:
+        begun.append(len(begun))
+        may_go_on.acquire()
+
+    before = signal.getsignal(signal.SIGUSR2)
+    signals = _signals.Signals(lambda _now: None, tell_stats=tell, stop_signals=())
+    signals.install(-1)
+    try:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        wait_until(lambda: len(begun) == 1)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR2)
+        may_go_on.release()
+        wait_until(lambda: len(begun) == 2)
+        may_go_on.release()
+    finally:
+        signals.is_over = True
+        signals.restore()
+    assert begun == [0, 1]
+    assert signal.getsignal(signal.SIGUSR2) is before
+
+
+@pytest.mark.parametrize(
+    ("setup", "is_told"),
+    [
+        ("", True),
+        ("logging.basicConfig(level=logging.INFO)", True),
+        ("logging.getLogger('fastbatch').setLevel(logging.WARNING)", False),
+        ("logging.getLogger('fastbatch.stats').setLevel(logging.WARNING)", False),
+    ],
+)
+def test_run_tells_it_unless_the_logger_is_silenced(
+    start: Start, tmp_path: Path, setup: str, *, is_told: bool
+) -> None:
+    options = f"pid_file={str(tmp_path / 'pid')!r}"
+    (tmp_path / "program.py").write_text(PROGRAM.format(setup=setup, options=options))
+    program = start("program.py")
+    wait_until(lambda: (tmp_path / "pid").exists(), "the start")
+    program.signal(signal.SIGUSR2)
+    if is_told:
+        assert [line["requests"] for line in told(program)] == ["0", "0"]
+    end(program)
+    assert ("pid=" in program.errors) is is_told
+
+
+def test_program_may_have_its_own_use_for_the_signal(
+    start: Start, tmp_path: Path
+) -> None:
+    setup = "signal.signal(signal.SIGUSR2, lambda *_: print('mine', flush=True))"
+    for options in ("", "workers=2, processes=True"):
+        text = PROGRAM.format(setup=setup, options=options)
+        (tmp_path / "program.py").write_text(text)
+        program = start("program.py")
+        [pid] = ask(program, 1)
+        program.signal(signal.SIGUSR2)
+        program.wait_for(r"mine\n")
+        if pid != program.pid:
+            os.kill(pid, signal.SIGUSR2)
+            program.wait_for(r"mine\nmine\n")
+        ask(program, 1)
+        end(program)
+        assert "fastbatch.stats" not in program.errors
+
+
+@pytest.mark.parametrize("mode", ["processes=true", "processes=false"])
+def test_supervisor_tells_the_sums_over_its_workers(
+    start: Start, tmp_path: Path, mode: str
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    program = start(
+        "-m", "fastbatch", "--port=0", "--workers=2", f"--{mode}", "app:hello"
+    )
+    n_ready = 2 if mode == "processes=true" else 1
+    wait_until(lambda: len(ready_in(program)) == n_ready, "the workers")
+    ask(program, 20)
+    program.signal(signal.SIGUSR2)
+    whole, of_queue = told(program)
+    assert whole["pid"] == str(program.pid)
+    assert whole["workers"] == "2"
+    assert whole["requests"] == of_queue["requests"] == "20"
+    assert of_queue["queue"] == "app.hello"
+    program.signal(signal.SIGHUP)
+    program.wait_for("the workers are replaced")
+    ask(program, 5)
+    program.signal(signal.SIGUSR2)
+    *_, whole, of_queue = told(program, 2)
+    assert whole["requests"] == of_queue["requests"] == "25"
+    end(program)
+
+
+def test_worker_process_tells_what_is_its_own(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    program = start(
+        "-m", "fastbatch", "--port=0", "--workers=2", "--processes=true", "app:hello"
+    )
+    wait_until(lambda: len(ready_in(program)) == 2, "the workers")
+    pids = ask(program, 20)
+    os.kill(pids[0], signal.SIGUSR2)
+    whole, of_queue = told(program)
+    assert whole["pid"] == str(pids[0])
+    assert whole["requests"] == of_queue["requests"] == str(pids.count(pids[0]))
+    assert set(ask(program, 20)) <= ready_in(program)  # it is not replaced
+    end(program)
+
+
+def test_text_of_a_name_can_be_read_again(caplog: pytest.LogCaptureFixture) -> None:
+    name = 'POST /a b"\\c=\n'
+    stats = add_up(
+        [{**queue(), **dict.fromkeys(_stats._TOLD, 0), "queues": [queue(name)]}]
+    )
+    with caplog.at_level(logging.INFO, "fastbatch.stats"):
+        _stats.tell(_stats.with_figures(stats), 1)
+    [_, line] = caplog.messages
+    assert "\n" not in line
+    assert line.startswith(
+        f'pid={os.getpid()} queue="POST /a b\\"\\\\c=\\n" requests=0'
+    )

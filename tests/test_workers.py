@@ -15,7 +15,6 @@ from conftest import Serve
 from helpers import Connection
 
 import fastbatch
-from fastbatch._workers import add_up
 
 N = 3
 
@@ -384,16 +383,3 @@ def test_no_gil_is_turned_on(serve: Serve) -> None:
         pytest.skip("this Python has a GIL")
     server = serve(lambda _request: str(sys._is_gil_enabled()), workers=2)
     assert helpers.get_url(server).body == b"False"
-
-
-def test_counters_are_added_up_name_by_name() -> None:
-    first = {"requests": 1, "sizes": [1, 0], "replies": {200: 1}, "beat_ms": 5}
-    second = {"requests": 2, "sizes": [2, 3], "replies": {200: 2, 404: 1}, "beat_ms": 4}
-    assert add_up([first, {}, second]) == {
-        "requests": 3,
-        "sizes": [3, 3],
-        "replies": {200: 3, 404: 1},
-        "beat_ms": 5,
-    }
-    assert add_up([]) == {}
-    assert first["replies"] == {200: 1}

@@ -706,7 +706,7 @@ server_stats(PyObject *op, PyObject *unused)
         return NULL;
     }
     fb_server_publish(server);
-    return py_stats_dict(server->stats, 1);
+    return py_stats_dict(server->stats, server->n_queues);
 }
 
 /* ---- the type -------------------------------------------------------------------- */
