@@ -22,7 +22,7 @@ PATH = "/metrics"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Stats = Mapping[str, Any]
-"""The counters of one worker, as ``_core.read_stats`` has them."""
+"""The counters of one worker, as ``_core.read_stats`` has them; queues have names."""
 
 _METHODS = ("GET", "HEAD")
 
@@ -49,6 +49,17 @@ def _one(key: str, unit: float = 1) -> Callable[[Stats], Samples]:
 
     def samples(stats: Stats) -> Samples:
         yield "", {}, stats[key] if unit == 1 else stats[key] / unit
+
+    return samples
+
+
+def _of_queues(of_one: Callable[[Stats], Samples]) -> Callable[[Stats], Samples]:
+    """What ``of_one`` makes of the counters of a queue, for each of them."""
+
+    def samples(stats: Stats) -> Samples:
+        for queue in stats["queues"]:
+            for suffix, labels, value in of_one(queue):
+                yield suffix, {"queue": queue["name"], **labels}, value
 
     return samples
 
@@ -93,19 +104,37 @@ _METRICS = (
         "batch_size",
         "histogram",
         "Requests that were handed over together.",
-        _batch_sizes,
+        _of_queues(_batch_sizes),
     ),
     _Metric(
         "queue_seconds",
         "histogram",
         "How long requests waited from their arrival to their batch.",
-        _queue_times,
+        _of_queues(_queue_times),
     ),
     _Metric(
         "batch_seconds",
         "summary",
         "How long the handler took for a batch.",
-        _handler_time,
+        _of_queues(_handler_time),
+    ),
+    _Metric(
+        "waiting_requests",
+        "gauge",
+        "Requests that wait for their batch now.",
+        _of_queues(_one("waiting")),
+    ),
+    _Metric(
+        "expired_total",
+        "counter",
+        "Requests that were refused because their deadline passed as they waited.",
+        _of_queues(_one("expired")),
+    ),
+    _Metric(
+        "refused_total",
+        "counter",
+        "Requests that were refused because their queue was full.",
+        _of_queues(_one("refused")),
     ),
     _Metric(
         "slots_in_use",
@@ -186,9 +215,14 @@ def render(each: Sequence[Stats]) -> str:
         for number, stats in enumerate(each):
             for suffix, labels, value in metric.samples(stats):
                 pairs = {"worker": number, **labels}
-                text = ",".join(f'{key}="{label}"' for key, label in pairs.items())
+                text = ",".join(f'{k}="{_escaped(v)}"' for k, v in pairs.items())
                 lines.append(f"{name}{suffix}{{{text}}} {value!r}")
     return "\n".join(lines) + "\n"
+
+
+def _escaped(label: object) -> str:
+    text = str(label).replace("\\", "\\\\")
+    return text.replace('"', '\\"').replace("\n", "\\n")
 
 
 def handler_of(read: Callable[[], str]) -> Callable[[Request], Any]:

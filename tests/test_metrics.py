@@ -75,9 +75,16 @@ def wait_for_value(
     return found[0]
 
 
-def counters(**given: Any) -> dict[str, Any]:
+def counters(*queues: dict[str, Any], **given: Any) -> dict[str, Any]:
     """Those of a worker that has done nothing but what is ``given``."""
-    return {**_core.read_stats(bytearray(_core.STATS_BYTES)), **given}
+    empty = _core.read_stats(bytearray(_core.STATS_BYTES))
+    return {**empty, "queues": list(queues) or [queue()], **given}
+
+
+def queue(name: str = "hello", **given: Any) -> dict[str, Any]:
+    """Those of one queue, likewise."""
+    [empty] = _core.read_stats(bytearray(_core.STATS_BYTES))["queues"]
+    return {"name": name, **empty, **given}
 
 
 # ---- the text ---------------------------------------------------------------------
@@ -106,7 +113,7 @@ def test_text_is_one_that_prometheus_reads(n: int) -> None:
     families = list(text_string_to_metric_families(text))
     assert len(families) == len(_metrics._METRICS)
     n_lines = sum(line.startswith("fastbatch_") for line in text.splitlines())
-    assert sum(len(family.samples) for family in families) == n_lines == n * 48
+    assert sum(len(family.samples) for family in families) == n_lines == n * 51
     assert text.endswith("\n")
 
 
@@ -121,42 +128,77 @@ def test_only_counters_are_named_total() -> None:
         assert (kind == "counter") == name.endswith("_total")
 
 
-def buckets(samples: Samples, name: str) -> dict[float, float]:
+def buckets(samples: Samples, name: str, queue: str = "hello") -> dict[float, float]:
     """The cumulative counts of worker 0, by their bounds."""
+    ours = {("worker", "0"), ("queue", queue)}
     return {
         float(dict(labels)["le"]): count
         for (key, labels), count in samples.items()
-        if key == f"fastbatch_{name}_bucket" and ("worker", "0") in labels
+        if key == f"fastbatch_{name}_bucket" and ours <= labels
     }
 
 
 def test_batch_sizes_are_a_histogram() -> None:
     sizes = [0] * 257
     sizes[1], sizes[2], sizes[3], sizes[256] = 10, 5, 2, 1
-    samples = parse(_metrics.render([counters(batch_sizes=sizes)]))
+    samples = parse(_metrics.render([counters(queue(batch_sizes=sizes))]))
     assert buckets(samples, "batch_size") == {
         1: 10, 2: 15, 4: 17, 8: 17, 16: 17, 32: 17, 64: 17, 128: 17, 256: 18,
         float("inf"): 18,
     }  # fmt: skip
-    assert value(samples, "batch_size_sum", worker=0) == 10 + 10 + 6 + 256
-    assert value(samples, "batch_size_count", worker=0) == 18
+    assert (
+        value(samples, "batch_size_sum", worker=0, queue="hello") == 10 + 10 + 6 + 256
+    )
+    assert value(samples, "batch_size_count", worker=0, queue="hello") == 18
 
 
 def test_times_in_the_queue_are_a_histogram_in_seconds() -> None:
     times = list(range(1, len(_core.QUEUE_BOUNDS_US) + 2))
-    samples = parse(_metrics.render([counters(queue_times=times, queue_ns=2_500_000)]))
+    waits = queue(queue_times=times, queue_ns=2_500_000)
+    samples = parse(_metrics.render([counters(waits)]))
     found = buckets(samples, "queue_seconds")
     bounds = [bound / 1e6 for bound in _core.QUEUE_BOUNDS_US]
     assert list(found) == [*bounds, float("inf")]
     assert list(found.values()) == [sum(times[: n + 1]) for n in range(len(times))]
-    assert value(samples, "queue_seconds_sum", worker=0) == 0.0025
-    assert value(samples, "queue_seconds_count", worker=0) == sum(times)
+    assert value(samples, "queue_seconds_sum", worker=0, queue="hello") == 0.0025
+    assert value(samples, "queue_seconds_count", worker=0, queue="hello") == sum(times)
 
 
 def test_time_of_batches_is_a_summary_in_seconds() -> None:
-    samples = parse(_metrics.render([counters(batches=4, handler_ns=1_500_000_000)]))
-    assert value(samples, "batch_seconds_sum", worker=0) == 1.5
-    assert value(samples, "batch_seconds_count", worker=0) == 4
+    batches = queue(batches=4, handler_ns=1_500_000_000)
+    samples = parse(_metrics.render([counters(batches)]))
+    assert value(samples, "batch_seconds_sum", worker=0, queue="hello") == 1.5
+    assert value(samples, "batch_seconds_count", worker=0, queue="hello") == 4
+
+
+def test_each_queue_has_its_own_counters() -> None:
+    first = queue("first", waiting=3, batches=1)
+    second = queue("second", expired=4, refused=5, batches=2)
+    samples = parse(_metrics.render([counters(first, second), counters(first)]))
+    assert {
+        name: (
+            value(samples, name, worker=0, queue="first"),
+            value(samples, name, worker=0, queue="second"),
+            value(samples, name, worker=1, queue="first"),
+        )
+        for name in (
+            "waiting_requests", "expired_total", "refused_total", "batch_seconds_count"
+        )
+    } == {
+        "waiting_requests": (3, 0, 3),
+        "expired_total": (0, 4, 0),
+        "refused_total": (0, 5, 0),
+        "batch_seconds_count": (1, 2, 1),
+    }  # fmt: skip
+    assert len(buckets(samples, "batch_size", "second")) == 10
+
+
+@pytest.mark.parametrize(
+    "name", ["POST /a b", 'POST /"', "POST /\\", "POST /\\n\n", "POST /é", "{,=}"]
+)
+def test_name_of_a_queue_is_escaped(name: str) -> None:
+    samples = parse(_metrics.render([counters(queue(name, waiting=7))]))
+    assert value(samples, "waiting_requests", worker=0, queue=name) == 7
 
 
 # ---- the endpoint -----------------------------------------------------------------
@@ -187,9 +229,10 @@ def test_values_are_what_was_served(serve: Serve) -> None:
         stats = server.stats()
     assert value(samples, "requests_total", worker=0, status=200) == 3
     assert value(samples, "requests_total", worker=0, status=404) == 1
-    assert value(samples, "batch_size_sum", worker=0) == 4
-    assert value(samples, "queue_seconds_count", worker=0) == 4
-    assert value(samples, "queue_seconds_sum", worker=0) == stats["queue_ns"] / 1e9
+    of = {"worker": 0, "queue": f"{__name__}.answer"}
+    assert value(samples, "batch_size_sum", **of) == 4
+    assert value(samples, "queue_seconds_count", **of) == 4
+    assert value(samples, "queue_seconds_sum", **of) == stats["queue_ns"] / 1e9
     assert value(samples, "received_bytes_total", worker=0) == stats["bytes_received"]
     assert value(samples, "sent_bytes_total", worker=0) == len(client.received)
     assert value(samples, "connections_total", worker=0) == 1  # not those that scrape
@@ -275,7 +318,8 @@ def test_scraping_does_not_wait_for_a_handler_that_blocks(serve: Serve) -> None:
         may_go_on.set()
         client.reply()
     assert value(samples, "slots_in_use", worker=0) == 2
-    assert value(samples, "batch_size_sum", worker=0) == 2
+    [size] = [n for (name, _), n in samples.items() if name.endswith("batch_size_sum")]
+    assert size == 2
 
 
 def test_a_scraper_that_does_not_read_holds_up_nobody(serve: Serve) -> None:
