@@ -341,6 +341,28 @@ def test_endpoint_cannot_be_filled_with_bodies(serve: Serve) -> None:
         assert client.reply().status == 413
 
 
+def test_route_of_batches_is_a_queue_of_its_own(serve: Serve) -> None:
+    router = fastbatch.Router()
+
+    @router.post("/predict")
+    @fastbatch.batch
+    def predict(batch: fastbatch.Batch) -> list[bytes]:
+        return [HELLO] * len(batch)
+
+    router.get("/")(answer)
+    server = serve(router, metrics="127.0.0.1:0")
+    with Connection(server) as client:
+        client.ask()
+        client.send(get("/predict").replace(b"GET", b"POST") * 3)
+        for _ in range(3):
+            assert client.reply().body == HELLO
+    samples = wait_for_value(4, server, "queue_seconds_count")
+    of = {"worker": 0, "queue": "POST /predict"}
+    assert value(samples, "queue_seconds_count", **of) == 3
+    assert value(samples, "batch_size_sum", **of) == 3
+    assert value(samples, "batch_size_sum", worker=0, queue="requests") == 1
+
+
 # ---- where it is ------------------------------------------------------------------
 
 

@@ -343,6 +343,79 @@ def test_counters_of_the_only_queue_are_the_totals(serve: Serve) -> None:
     }
 
 
+def two_queues() -> fastbatch.Router:
+    """A route of batches, and one of requests."""
+    router = fastbatch.Router()
+
+    @router.post("/predict")
+    @fastbatch.batch
+    def predict(batch: fastbatch.Batch) -> list[bytes]:
+        return [HELLO] * len(batch)
+
+    router.get("/health")(lambda _request: HELLO)
+    return router
+
+
+def test_each_queue_counts_what_is_its_own(serve: Serve) -> None:
+    server = serve(two_queues(), workers=2)
+    post = get("/predict").replace(b"GET", b"POST")
+    for _ in range(5):
+        with Connection(server) as client:
+            client.send(post * 3 + get("/health"))
+            for _ in range(4):
+                assert client.reply().status == 200
+    server.stop()
+    stats = server.stats()
+    assert [queue["name"] for queue in stats["queues"]] == ["requests", "POST /predict"]
+    assert [queue["requests"] for queue in stats["queues"]] == [5, 15]
+    assert [sum(queue["queue_times"]) for queue in stats["queues"]] == [5, 15]
+    assert all(queue["handler_ns"] > 0 for queue in stats["queues"])
+    assert stats["requests"] == 20
+    assert stats["waiting"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "name"),
+    [({"deadline": 0.05}, 504, "expired"), ({"queue_size": 1}, 503, "refused")],
+)
+def test_who_gets_no_batch_is_counted_of_the_queue(
+    serve: Serve, settings: dict[str, Any], status: int, name: str
+) -> None:
+    is_called, may_go_on = threading.Event(), threading.Event()
+    router = fastbatch.Router()
+
+    @router.get("/slow")
+    @fastbatch.batch(batch_size=1, **settings)
+    def slow(batch: fastbatch.Batch) -> list[bytes]:
+        is_called.set()
+        may_go_on.wait()
+        return [HELLO] * len(batch)
+
+    server = serve(router, threads=1)
+
+    def of_slow(name: str) -> Any:
+        [found] = [q for q in server.stats()["queues"] if q["name"] == "GET /slow"]
+        return found[name]
+
+    clients = [Connection(server) for _ in range(3)]
+    clients[0].send(get("/slow"))
+    is_called.wait()
+    clients[1].send(get("/slow"))
+    wait_until(lambda: of_slow("waiting") + of_slow("expired") == 1)
+    clients[2].send(get("/slow"))
+    assert clients[2].reply().status == status
+    may_go_on.set()
+    assert clients[0].reply().status == 200
+    assert clients[1].reply().status == (200 if name == "refused" else status)
+    for client in clients:
+        client.close()
+    server.stop()
+    assert of_slow(name) + of_slow("requests") == 3
+    assert of_slow(name) == (1 if name == "refused" else 2)
+    assert of_slow("waiting") == server.stats()["waiting"] == 0
+    assert server.stats()[name] == of_slow(name)
+
+
 def words(*found: tuple[int, int]) -> bytearray:
     """Memory of counters: item n of it has the given number."""
     memory = bytearray(_core.STATS_BYTES)

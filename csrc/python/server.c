@@ -700,13 +700,14 @@ static PyObject *
 server_stats(PyObject *op, PyObject *unused)
 {
     (void)unused;
-    fb_server *server = ((py_server *)op)->server;
+    const py_server *self = (py_server *)op;
+    fb_server *server = self->server;
     if (server == NULL) {
         PyErr_SetString(PyExc_RuntimeError, "this Server was not initialised");
         return NULL;
     }
     fb_server_publish(server);
-    return py_stats_dict(server->stats, server->n_queues);
+    return py_stats_dict(server->stats, self->queues.n_rules);
 }
 
 /* ---- the type -------------------------------------------------------------------- */
