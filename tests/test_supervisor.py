@@ -359,7 +359,7 @@ def test_process_that_was_reaped_is_not_killed_whatever_is_wrong() -> None:
     supervisor = Supervisor(Options(workers=2), refuse)
     ours, theirs = socket.socketpair()
     with theirs:
-        theirs.send(b'{"ready": true}\n')
+        theirs.send(b'{"ready": true, "queues": []}\n')
     pid = os.posix_spawn("/bin/true", ["true"], {})
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     supervisor._adopt(Process(pid, ours, new_memory(), 1))
