@@ -74,7 +74,7 @@ def plan_for(
     """
     if isinstance(handler, Router):
         return _plan_of(handler, options, concurrency)
-    queue = _Queue(kind_of(handler, options.interface), handler, name_of(handler))
+    queue = _Queue(kind_of(handler, options.interface), handler, _queue_name(handler))
     maker = dispatcher_for(handler, options, concurrency)
     return Plan((queue.spec(options),), (queue.name,), maker)
 
@@ -111,6 +111,11 @@ class _Queue:
             "queue_size": chosen("queue_size"),
             "full_status": options.queue_full_status,
         }
+
+
+def _queue_name(handler: Any) -> str:
+    """The same in all processes, as what they count is added up: no ``repr()``."""
+    return name_of(handler if hasattr(handler, "__qualname__") else type(handler))
 
 
 def _is_same(a: Any, b: Any) -> bool:
@@ -151,7 +156,7 @@ def _plan_of(router: Router, options: Options, concurrency: Concurrency) -> Plan
     default, missing = queues.shared, _always(404)
     fallback = router.fallback
     if fallback is not None:
-        default = queues.of(fallback, name_of(fallback.handler))
+        default = queues.of(fallback, _queue_name(fallback.handler))
         if default is queues.shared:
             missing = fallback.handler
     paths = {

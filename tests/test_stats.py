@@ -416,6 +416,23 @@ def test_who_gets_no_batch_is_counted_of_the_queue(
     assert server.stats()[name] == of_slow(name)
 
 
+class Greeter:
+    def __call__(self, _request: fastbatch.Request) -> bytes:
+        return HELLO
+
+    def __repr__(self) -> str:
+        raise NotImplementedError
+
+
+def test_queue_of_an_object_has_the_name_of_its_class(serve: Serve) -> None:
+    server = serve(Greeter())
+    with Connection(server) as client:
+        assert client.ask().body == HELLO
+    assert [queue["name"] for queue in server.stats()["queues"]] == [
+        f"{__name__}.Greeter"
+    ]
+
+
 def words(*found: tuple[int, int]) -> bytearray:
     """Memory of counters: item n of it has the given number."""
     memory = bytearray(_core.STATS_BYTES)
