@@ -161,6 +161,15 @@ def handler(request: fastbatch.Request) -> Any:
     return "text"
 
 
+@fastbatch.batch
+def columns(batch: fastbatch.Batch) -> list[str]:
+    if batch[0].path != "/columns":
+        return ["text"] * len(batch)
+    stack, items, bodies = batch.stack("B", 4), batch.json(), batch.bodies
+    shown = [bytes(stack), items, [bytes(body) for body in bodies], repr(stack)]
+    return [repr([*shown, stack.mask.tolist(), stack.shape])] * len(batch)
+
+
 def application(environ: dict[str, Any], start_response: Any) -> Any:
     fields = [("Content-Type", "text/plain"), ("X-A", "a")]
     path = environ["PATH_INFO"]
@@ -258,6 +267,23 @@ CASES: dict[str, tuple[Callable[..., Any], Case]] = {
             ("POST",),
         ),
     ),
+}
+
+CASES |= {
+    f"batch-{name}": (
+        columns,
+        (
+            b"".join(gates.request("/columns", method="POST", body=b) for b in bodies),
+            ("POST",) * len(bodies),
+        ),
+    )
+    for name, bodies in {
+        "columns": [b"1234"],
+        "misfit": [b"12345"],
+        "no-json": [b"abcd"],
+        "long-columns": [LONG],
+        "pipeline": [b"1234", b"no", b"5678"],
+    }.items()
 }
 
 Outcome = list[tuple[int, bytes]]

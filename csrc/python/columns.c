@@ -8,13 +8,14 @@
 #include "python/columns.h"
 
 #include "python/batch.h"
+#include "python/held.h"
 #include "python/input.h"
 #include "python/stack.h"
 
 #define BAD_REQUEST 400
 
-/* Begin with all slots. Returns what the batch shows, with their number; or NULL
- * with an exception set. */
+/* Begin with all slots. Returns what the batch shows, with their number; or NULL with
+ * an exception set. */
 static py_executor *
 begin_all(PyObject *self, size_t *n)
 {
@@ -26,12 +27,6 @@ begin_all(PyObject *self, size_t *n)
     }
     *n = fb_executor_claim_all(executor->io);
     return executor;
-}
-
-static bool
-is_answered(const py_executor *executor, size_t i)
-{
-    return executor->io->batch->slots[i].is_answered;
 }
 
 /* Answer slot i, alone. Takes why, a str, or NULL with an exception set. Returns 0, or
@@ -101,7 +96,7 @@ static int
 fill_row(PyObject *self, py_stack *stack, const py_executor *executor, size_t i)
 {
     const fb_slot *slot = &executor->io->batch->slots[i];
-    if (is_answered(executor, i)) {
+    if (py_held_is_done(executor, i)) {
         py_stack_mask_out(stack, i);
         return 0;
     }
@@ -140,8 +135,8 @@ py_batch_stack(PyObject *self, PyObject *args, PyObject *kwargs)
 
 /* ---- json ------------------------------------------------------------------------ */
 
-/* The exception that is set is a ValueError: answer slot i with what it says.
- * Returns 0, or -1 with an exception set. */
+/* The exception that is set is a ValueError: answer slot i with what it says. Returns
+ * 0, or -1 with an exception set. */
 static int
 refuse_value(PyObject *self, size_t i)
 {
@@ -155,7 +150,7 @@ refuse_value(PyObject *self, size_t i)
 static PyObject *
 read_item(PyObject *self, py_executor *executor, size_t i)
 {
-    if (is_answered(executor, i)) {
+    if (py_held_is_done(executor, i)) {
         return Py_NewRef(Py_None);
     }
     PyObject *body = body_of(executor, i);
