@@ -509,14 +509,6 @@ def test_what_is_no_shape_is_refused_and_nobody_answered(see: See) -> None:
     assert see(look, post(b"1234")).firsts == [OK]
 
 
-def test_want_of_memory_is_a_memory_error_and_answers_nobody(see: See) -> None:
-    def look(batch: fastbatch.Batch) -> Any:
-        with pytest.raises(MemoryError):
-            batch.stack("B", 2**61)
-
-    assert see(look, post(b"1234")).firsts == [OK]
-
-
 def test_what_is_asked_of_a_shape_may_fail(see: See) -> None:
     class Odd:
         def __index__(self) -> int:
