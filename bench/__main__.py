@@ -5,11 +5,12 @@ import json
 import math
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from bench import listeners, mixed, scale, sweep
+from bench import batch, listeners, mixed, scale, sweep
 from bench.compare import compare_text, servers_text
 from bench.errors import BenchError
 from bench.instructions import (
@@ -29,12 +30,15 @@ from bench.measure import Settings, measure_cells
 from bench.paced import MAX_CONNECTIONS
 from bench.peers import (
     FRAMEWORKS,
+    MODEL_PACKAGES,
+    MODEL_PEERS,
     PEERS,
     VENVS,
     Found,
     find_peers,
     install_peers,
     require_frameworks,
+    require_packages,
 )
 from bench.plot import require_matplotlib, require_svg, write_plot
 from bench.results import (
@@ -75,6 +79,8 @@ examples:
   python -m bench wsgi                      a WSGI application on all of them
   python -m bench flask --connections 100   the same with Flask
   python -m bench scale                     1, 2 and more workers, handler threads
+  python -m bench peers --batch             installs those to compare batches with
+  python -m bench batch --quick             a model, in batches and not
   python -m bench seed --connections 50     what batching gives
   python -m bench sweep --plot sweep.svg    the same for handlers of several kinds
   python -m bench instructions              what it costs outside the kernel, exactly
@@ -111,6 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("flask", add_flask, run_flask, "a Flask application, next to peers"),
         ("peers", add_peers, run_peers, "install the peers, each in its own venv"),
         ("scale", add_scale, run_scale, "1, 2 and more workers; handlers that wait"),
+        ("batch", add_batch, run_batch, "a model behind servers that batch"),
         ("log", add_log, run_log, "with an access log and without"),
         ("seed", add_seed, run_seed, "batch sizes, from 1 (the control) to 256"),
         ("sweep", add_sweep, run_sweep, "batch sizes by handler and load, plotted"),
@@ -211,6 +218,49 @@ def add_scale(parser: argparse.ArgumentParser) -> None:
     add_machine(parser)
 
 
+def add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "One numpy model behind fastbatch, as a request handler and as batch handlers, "
+        "and behind those of mosec, LitServe and fastpysgi that are installed: "
+        " requests/s, latency, how many items the model was called with, and "
+        "its share of the time. Answers are checked."
+    )
+    parser.add_argument(
+        "--python",
+        metavar="[NAME=]PATH",
+        help="the interpreter that has fastbatch, numpy and orjson (default: this one)",
+    )
+    add_venvs(parser)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=batch.KEYS,
+        default=batch.KEYS,
+        metavar="SERVER",
+        help=f"which (default: {' '.join(batch.KEYS)})",
+    )
+    parser.add_argument(
+        "--body",
+        nargs="+",
+        choices=batch.BODIES,
+        default=batch.BODIES,
+        help="what clients send (default: both)",
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="what the bars are about, in 3 min: binary bodies, all cores, "
+        f"{batch.QUICK_ROUNDS} rounds of {batch.QUICK_SECONDS} s of "
+        f"{' '.join(batch.QUICK_KEYS)}",
+    )
+    add_connections(parser, [1, 16, 64, 256, 512])
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.svg", help="draw the figures there as well"
+    )
+    add_rounds(parser, rounds=3, seconds=2)
+    add_machine(parser)
+
+
 def add_peers(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Install the peers and Flask with the versions of bench/peers.txt. What is "
@@ -225,9 +275,14 @@ def add_peers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names",
         nargs="*",
-        default=PEERS,
         metavar="PEER",
-        help=f"which (default: {' '.join(PEERS)})",
+        help=f"which (default: {' '.join(PEERS)}; "
+        f"with --batch: {' '.join(MODEL_PEERS)})",
+    )
+    parser.add_argument(
+        "--batch",
+        action="store_true",
+        help="those that `batch` measures, with numpy and orjson instead of Flask",
     )
     add_venvs(parser)
     parser.set_defaults(json=None)
@@ -508,13 +563,15 @@ def run_comparison(
 
 
 def run_peers(args: argparse.Namespace) -> Report:
-    if unknown := set(args.names) - set(PEERS):
-        raise BenchError(f"{min(unknown)} is none of the peers: {', '.join(PEERS)}")
-    peers = install_peers(args.venvs, args.python, args.names)
+    known = MODEL_PEERS if args.batch else PEERS
+    if unknown := set(args.names) - set(known):
+        raise BenchError(f"{min(unknown)} is none of the peers: {', '.join(known)}")
+    packages = MODEL_PACKAGES if args.batch else FRAMEWORKS
+    peers = install_peers(args.venvs, args.python, args.names or known, packages)
     if peers.left_out:
         reasons = [f"{name}: {why}" for name, why in peers.left_out.items()]
         raise BenchError("not everything is installed.\n" + "\n".join(reasons))
-    return servers_text(peers.about, FRAMEWORKS), {}
+    return servers_text(peers.about, packages), {}
 
 
 def run_scale(args: argparse.Namespace) -> Report:
@@ -586,6 +643,53 @@ def run_mixed(args: argparse.Namespace, pythons: Pythons) -> Report:
         "results": [mixed.row_to_json(row) for row in rows],
     }
     return mixed.mixed_text(rows, args.rate), found
+
+
+def run_batch(args: argparse.Namespace) -> Report:
+    find_wrk()
+    if args.plot:
+        require_svg(args.plot)
+        require_matplotlib()
+    pythons = Pythons([args.python] if args.python else None, alone="fastbatch")
+    [(name, python)] = pythons.paths.items()
+    require_packages(python, pythons.about[name], MODEL_PACKAGES, "numpy orjson")
+    only, bodies, places = args.only, args.body, batch.PLACES
+    if args.quick:
+        only = [key for key in only if key in batch.QUICK_KEYS]
+        bodies, places = batch.QUICK_BODIES, batch.QUICK_PLACES
+        args.rounds, args.seconds = batch.QUICK_ROUNDS, batch.QUICK_SECONDS
+    wanted = [peer for peer in MODEL_PEERS if peer in only]
+    peers = find_peers(args.venvs, "wsgi", wanted, MODEL_PACKAGES)
+    warn_of_left_out(peers.left_out, "peers --batch")
+    cores = choose_cores(args.server_core, args.wrk_core)
+    settings = Settings(args.rounds, args.seconds, args.warmup, cores)
+    with tempfile.TemporaryDirectory() as where:
+        samples = batch.make_samples(python, Path(where))
+        kinds = batch.Kinds(samples, Path(where), only)
+        for body in bodies:
+            kinds.add_fastbatch(python, body, places)
+            kinds.add_peers(args.venvs, peers, body)
+        announce(cores, batch.expected_seconds(kinds.found, args.connections, settings))
+        rows, floor = batch.measure_batch(
+            kinds.found, args.connections, samples, python, settings, warn_of_failure
+        )
+    warn_of_others([row.result for row in rows])
+    if args.plot:
+        write_plot(args.plot, batch.batch_panels(rows, floor), columns=3)
+    servers = pythons.about | peers.about
+    found = {
+        "rounds": args.rounds,
+        "seconds": args.seconds,
+        "warmup": args.warmup,
+        "wrk": wrk_version(),
+        "servers": servers,
+        "left_out": peers.left_out,
+        "bars": batch.bars(rows, floor),
+        "floor": batch.floor_to_json(floor),
+        "results": [batch.row_to_json(row, rows, floor) for row in rows],
+    }
+    text = batch.batch_text(rows, floor)
+    return f"{text}\n\n{servers_text(servers, MODEL_PACKAGES)}", found
 
 
 def find_all_peers(
@@ -731,9 +835,9 @@ def warn_of_failure(subject: Subject, error: BenchError) -> None:
     warn(f"{subject.name} is left out: {error}")
 
 
-def warn_of_left_out(left_out: Mapping[str, str]) -> None:
+def warn_of_left_out(left_out: Mapping[str, str], command: str = "peers") -> None:
     for name, why in left_out.items():
-        warn(f"{name} is left out: {why}. `python -m bench peers` installs it.")
+        warn(f"{name} is left out: {why}. `python -m bench {command}` installs it.")
 
 
 def warn(text: str) -> None:

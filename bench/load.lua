@@ -1,10 +1,18 @@
--- What wrk sends and what it says at the end. Usage: wrk ... -s load.lua URL -- DEPTH [SLOW]
+-- What wrk sends and what it says at the end. Usage:
+--   wrk ... -s load.lua URL -- DEPTH [SLOW [FILE TYPE]]
 --
 -- DEPTH requests are sent in one write. There is no response() here, and no request()
 -- unless SLOW is given: wrk then sends one prepared string and runs no Lua while it
--- measures. SLOW, if not 0: each SLOW-th write asks for /slow instead, once.
+-- measures. SLOW, if not 0: each SLOW-th write asks for /slow instead, once. FILE has a
+-- body to send by POST, and TYPE is its Content-Type.
 
 function init(args)
+   if args[3] then
+      local file = assert(io.open(args[3], "rb"))
+      wrk.method, wrk.body = "POST", file:read("*a")
+      wrk.headers["Content-Type"] = args[4]
+      file:close()
+   end
    local burst = string.rep(wrk.format(), tonumber(args[1]) or 1)
    local slow, every, n = wrk.format(nil, "/slow"), tonumber(args[2]) or 0, 0
    if every == 0 then

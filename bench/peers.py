@@ -15,10 +15,16 @@ from bench.servers import About, Subject, run_about
 PEERS = ("bjoern", "fastpysgi", "granian", "gunicorn", "waitress")
 # Those that are made for the most that one core gives.
 ONE_CORE_PEERS = ("bjoern", "fastpysgi", "granian")
+# Those that collect batches for a model; with fastpysgi they are what ``batch`` needs.
+BATCHERS = ("mosec", "litserve")
+MODEL_PEERS = ("fastpysgi", *BATCHERS)
 FRAMEWORKS = ("flask", "werkzeug")
+# What the model is made of and speaks.
+MODEL_PACKAGES = ("numpy", "orjson")
 
 PINS = Path(__file__).with_name("peers.txt")
 SERVE_PEER = Path(__file__).with_name("serve_peer.py")
+SERVE_BATCHER = Path(__file__).with_name("serve_batcher.py")
 VENVS = Path(__file__).with_name(".venvs")
 
 # A build from source is among it.
@@ -79,10 +85,17 @@ def require_frameworks(python: str, about: About) -> None:
     Raises:
         BenchError: this interpreter does not have it as pinned.
     """
-    if wrong := wrong_versions(about, FRAMEWORKS):
+    require_packages(python, about, FRAMEWORKS, "flask")
+
+
+def require_packages(
+    python: str, about: About, packages: Sequence[str], to_install: str
+) -> None:
+    """Raise a BenchError that says how to get those that are not as pinned."""
+    if wrong := wrong_versions(about, packages):
         raise BenchError(
             f"{python} cannot be compared ({', '.join(wrong)}): "
-            f"run `{python} -m pip install -c bench/{PINS.name} flask`"
+            f"run `{python} -m pip install -c bench/{PINS.name} {to_install}`"
         )
 
 
@@ -93,8 +106,9 @@ def find_peers(
     venvs: Path,
     app: str,
     names: Sequence[str] = ONE_CORE_PEERS,
+    packages: Sequence[str] = FRAMEWORKS,
 ) -> Found:
-    """Look at each peer's venv; nothing is installed."""
+    """Look at each peer's venv, and for these packages; nothing is installed."""
     found = Found()
     for name in names:
         python = venv_python(venvs, name)
@@ -106,7 +120,7 @@ def find_peers(
         except (BenchError, ImportError) as error:
             found.left_out[name] = str(error)
             continue
-        if wrong := wrong_versions(about, [name, *FRAMEWORKS]):
+        if wrong := wrong_versions(about, [name, *packages]):
             found.left_out[name] = ", ".join(wrong)
             continue
         found.about[name] = about
@@ -117,7 +131,7 @@ def find_peers(
 def peer_subject(
     name: str, venvs: Path, app: str, workers: int = 1, threads: int = 1
 ) -> Subject:
-    command = [str(venv_python(venvs, name)), str(SERVE_PEER), name, app]
+    command = [str(venv_python(venvs, name)), str(server_script(name)), name, app]
     if workers > 1:
         command += ["--workers", str(workers)]
     if threads > 1:
@@ -125,14 +139,18 @@ def peer_subject(
     return Subject(name, tuple(command))
 
 
+def server_script(name: str) -> Path:
+    return SERVE_BATCHER if name in BATCHERS else SERVE_PEER
+
+
 def about_peer(name: str, python: str) -> About:
-    """See serve_peer.py --about.
+    """See --about of serve_peer.py and serve_batcher.py.
 
     Raises:
         BenchError: ``python`` does not run.
         ImportError: the peer is there and cannot be imported.
     """
-    return run_about(python, str(SERVE_PEER), name)
+    return run_about(python, str(server_script(name)), name)
 
 
 def venv_python(venvs: Path, name: str) -> Path:
@@ -142,20 +160,27 @@ def venv_python(venvs: Path, name: str) -> Path:
 # ---- installing ----------------------------------------------------------------------
 
 
-def install_peers(venvs: Path, python: str, names: Sequence[str] = PEERS) -> Found:
+def install_peers(
+    venvs: Path,
+    python: str,
+    names: Sequence[str] = PEERS,
+    packages: Sequence[str] = FRAMEWORKS,
+) -> Found:
     """Install what is not there as pinned, each whatever became of the one before."""
     failed = {}
     for name in names:
         try:
-            install_peer(name, venvs, python)
+            install_peer(name, venvs, python, packages)
         except BenchError as error:
             failed[name] = str(error)
-    found = find_peers(venvs, "wsgi", names)
+    found = find_peers(venvs, "wsgi", names, packages)
     found.left_out.update(failed)
     return found
 
 
-def install_peer(name: str, venvs: Path, python: str) -> None:
+def install_peer(
+    name: str, venvs: Path, python: str, packages: Sequence[str] = FRAMEWORKS
+) -> None:
     """Nothing happens to what is there already as it should be."""
     venvs.mkdir(parents=True, exist_ok=True)
     log = venvs / f"{name}.log"
@@ -163,7 +188,7 @@ def install_peer(name: str, venvs: Path, python: str) -> None:
     if not same_python(name, python, in_venv):
         run_logged([python, "-m", "venv", "--clear", str(venvs / name)], log)
     pip = [in_venv, "-m", "pip", "--disable-pip-version-check", "install"]
-    run_logged([*pip, "-c", str(PINS), name, "flask"], log)
+    run_logged([*pip, "-c", str(PINS), name, *packages], log)
 
 
 def same_python(name: str, python: str, in_venv: str) -> bool:

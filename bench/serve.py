@@ -1,10 +1,11 @@
 """Serve an application on a free port of 127.0.0.1, to be measured.
 
 Usage: python bench/serve.py APP [--interface I] [--batch-size N] [--access-log FORMAT]
-                                 [--threads N] [--workers N [--processes yes|no]]
+                                 [--threads N] [--batch-wait SECONDS]
+                                 [--workers N [--processes yes|no]]
        python bench/serve.py --about
 
-APP is a handler of apps.py, or a WSGI application or batch handler of serving.py. With
+APP is a handler of apps.py, or a name of serving.py. With
 ``--workers`` it is ``fastbatch.run()`` that serves, supervisor and all.
 
 Prints one line of JSON when it listens, ``{"port": N}``; one with the server's counters
@@ -44,6 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--access-log", choices=("combined", "json"))
+    parser.add_argument("--batch-wait", type=float)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--processes", choices=("yes", "no"))
@@ -102,6 +104,8 @@ def common_options(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.threads is not None:
         options["threads"] = args.threads
+    if args.batch_wait is not None:
+        options["batch_wait"] = args.batch_wait
     return options
 
 

@@ -23,6 +23,7 @@ from typing import Any
 from serving import (  # type: ignore[import-not-found] # it is beside this file
     BACKLOG,
     HOST,
+    MODEL_WSGI_APPS,
     WSGI_APPS,
     about,
     free_port,
@@ -142,7 +143,9 @@ PEERS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve bench's WSGI applications.")
     parser.add_argument("peer", choices=PEERS)
-    parser.add_argument("app", nargs="?", choices=WSGI_APPS, default="wsgi")
+    parser.add_argument(
+        "app", nargs="?", choices=[*WSGI_APPS, *MODEL_WSGI_APPS], default="wsgi"
+    )
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--about", action="store_true")

@@ -18,6 +18,7 @@ from bench.errors import BenchError
 from bench.floor import build_floor
 from bench.machine import group_members, pinned
 from bench.serving import WSGI_APPS
+from bench.wrk import Post
 
 SERVE = Path(__file__).with_name("serve.py")
 START_SECONDS = 20.0
@@ -38,6 +39,8 @@ class Subject:
     command: tuple[str, ...]
     batch_size: int | None = None
     """The cap it was given; None is a server without batches, which has no counters."""
+    post: Post | None = None
+    """What it answers with 200; None is GET /."""
 
 
 def floor_subject() -> Subject:
@@ -51,6 +54,7 @@ def fastbatch_subject(
     batch_size: int = 256,
     access_log: str | None = None,
     threads: int | None = None,
+    batch_wait: float | None = None,
 ) -> Subject:
     """A server on one thread, and as many handler threads as asked for."""
     command = [python, str(SERVE), app, "--batch-size", str(batch_size)]
@@ -58,6 +62,8 @@ def fastbatch_subject(
         command += ["--access-log", access_log]
     if threads is not None:
         command += ["--threads", str(threads)]
+    if batch_wait is not None:
+        command += ["--batch-wait", str(batch_wait)]
     if app in WSGI_APPS:
         command += ["--interface", "wsgi"]
     return Subject(name, tuple(command), batch_size)
@@ -115,6 +121,17 @@ def describe_python(about: About) -> str:
     return name
 
 
+def ask(
+    peer: http.client.HTTPConnection, post: Post | None, body: bytes | None = None
+) -> None:
+    """Send the request that this kind of server answers, or another body."""
+    if post is None:
+        peer.request("GET", "/")
+    else:
+        headers = {"Content-Type": post.content_type}
+        peer.request("POST", post.path, body or post.body.read_bytes(), headers)
+
+
 class Server:
     """A running server: its process and the lines that it prints."""
 
@@ -134,7 +151,7 @@ class Server:
         peer = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         try:
             self._connect(peer, deadline)
-            peer.request("GET", "/")
+            ask(peer, self.subject.post)
             reply = peer.getresponse()
             reply.read()
         except (OSError, http.client.HTTPException) as error:

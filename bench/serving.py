@@ -30,11 +30,23 @@ BATCH_APPS = {
     "batch-hello": "batch_apps:hello",
     "batch-model": "batch_apps:model",
 }
+# The network of ``bench batch``, which takes numpy: as handlers of fastbatch, and as
+# WSGI applications for a server that does not batch.
+MODEL_APPS = {
+    "model-request-binary": "model_apps:request_binary",
+    "model-request-json": "model_apps:request_json",
+    "model-batch-binary": "model_apps:batch_binary",
+    "model-batch-json": "model_apps:batch_json",
+}
+MODEL_WSGI_APPS = {
+    "model-wsgi-binary": "model_wsgi:binary",
+    "model-wsgi-json": "model_wsgi:json",
+}
 
 
 def load_app(name: str) -> Any:
-    places = WSGI_APPS | BATCH_APPS
-    module, _, attribute = places.get(name, f"apps:{name}").partition(":")
+    named = WSGI_APPS | BATCH_APPS | MODEL_APPS | MODEL_WSGI_APPS
+    module, _, attribute = named.get(name, f"apps:{name}").partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
@@ -67,6 +79,8 @@ def about(server: str) -> dict[str, Any]:
         "gil": getattr(sys, "_is_gil_enabled", lambda: True)(),
         "flask": installed("flask"),
         "werkzeug": installed("werkzeug"),
+        "numpy": installed("numpy"),
+        "orjson": installed("orjson"),
     }
 
 

@@ -18,6 +18,16 @@ GRACE_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
+class Post:
+    """A request with a body, where others are GET /."""
+
+    path: str
+    body: Path
+    """The file that has it."""
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """How many connections, and how many requests each sends in one write."""
 
@@ -25,6 +35,7 @@ class Load:
     pipeline: int = 1
     slow_every: int = 0
     """If not 0, each n-th request is for /slow, and Lua runs for every one."""
+    post: Post | None = None
 
     def __str__(self) -> str:
         return f"c={self.connections}, {self.pipeline} per write"
@@ -77,16 +88,19 @@ def wrk_version() -> str:
 
 
 def wrk_command(port: int, load: Load, seconds: int) -> list[str]:
+    path = load.post.path if load.post else "/"
+    body = [str(load.post.body), load.post.content_type] if load.post else []
     return [
         find_wrk(),
         "--threads=1",
         f"--connections={load.connections}",
         f"--duration={seconds}s",
         f"--script={SCRIPT}",
-        f"http://127.0.0.1:{port}/",
+        f"http://127.0.0.1:{port}{path}",
         "--",
         str(load.pipeline),
         str(load.slow_every),
+        *body,
     ]
 
 
