@@ -40,7 +40,7 @@ PAUSE = 0.004  # seconds between two requests of a client
 SLOW = 0.02  # seconds between the head and the body of an upload
 BODY = b"x" * 1000
 
-AT_MOST = 3000  # requests of all clients together
+AT_MOST = 30_000  # requests of all clients together: more than they get to in TIMEOUT
 
 
 # ---- requests ---------------------------------------------------------------------

@@ -17,7 +17,9 @@ from fastbatch._core import LIMITS
 
 CROWD = 5000  # connections, or as many as the system lets a process have
 SPARE = 200  # files besides
-KEEPALIVE = 8.0  # seconds: long enough to come, and be looked at, before it is over
+# Seconds: long enough to come, and be looked at, before it is over. The second is for
+# a machine that is slow, or does much else.
+KEEPALIVES = (8.0, 24.0)
 TICK = 0.5  # seconds: FB_TICK_MAX_MS
 
 SERVER = """\
@@ -78,7 +80,7 @@ def wait_for_ends(crowd: list[Connection]) -> tuple[float, float]:
         for connection in crowd:
             selector.register(connection.socket, selectors.EVENT_READ)
         while len(ends) < len(crowd):
-            ready = selector.select(KEEPALIVE + helpers.TIMEOUT)
+            ready = selector.select(KEEPALIVES[-1] + helpers.TIMEOUT)
             assert ready, f"{len(crowd) - len(ends)} are still open"
             for key, _ in ready:
                 assert key.fileobj.recv(1) == b""  # type: ignore[union-attr]
@@ -90,31 +92,51 @@ def wait_for_ends(crowd: list[Connection]) -> tuple[float, float]:
 def test_thousands_of_idle_connections_cost_next_to_nothing_and_end_together(
     start: Start, crowd_size: int
 ) -> None:
-    address = start("-c", SERVER, str(KEEPALIVE)).address()
-    with Connection(address) as bystander, contextlib.ExitStack() as stack:
-        before = look(bystander)
-        crowd = [stack.enter_context(Connection(address)) for _ in range(crowd_size)]
-        began = time.monotonic()
-        ask_together(crowd)
-        asked = time.monotonic()
-        stats = look(bystander)
-        assert stats["open_connections"] == crowd_size + 1
-        assert stats["timed_out"] == 0
+    are_in_time = False
+    for keepalive in KEEPALIVES:
+        if not are_in_time:
+            address = start("-c", SERVER, str(keepalive)).address()
+            are_in_time = check_idle_connections(address, keepalive, crowd_size)
+    assert are_in_time
 
-        # None holds a buffer for reading, which alone is larger.
-        each = (stats["resident"] - before["resident"]) / crowd_size
-        print(f"{each:.0f} bytes for each of {crowd_size} connections")
-        assert each < LIMITS["input_bytes"]
-        assert any(is_idle(bystander) for _ in range(3))
+
+def check_idle_connections(
+    address: helpers.Address, keepalive: float, crowd_size: int
+) -> bool:
+    """The test, at a server with that time-out. False: it took too long to come."""
+    came = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        with Connection(address) as bystander:
+            before = look(bystander)
+            crowd = [
+                stack.enter_context(Connection(address)) for _ in range(crowd_size)
+            ]
+            began = time.monotonic()
+            ask_together(crowd)
+            asked = time.monotonic()
+            if asked - came > keepalive / 2:
+                return False
+            stats = look(bystander)
+            assert stats["open_connections"] == crowd_size + 1
+            assert stats["timed_out"] == 0
+
+            # None holds a buffer for reading, which alone is larger.
+            each = (stats["resident"] - before["resident"]) / crowd_size
+            print(f"{each:.0f} bytes for each of {crowd_size} connections")
+            assert each < LIMITS["input_bytes"]
+            assert any(is_idle(bystander) for _ in range(3))
 
         first, last = wait_for_ends(crowd)
-        assert first - began > KEEPALIVE - 2 * TICK
+        assert first - began > keepalive - 2 * TICK
         # Together: the asking took some time, and a tick, and this program.
         assert last - first < asked - began + 4 * TICK
-        stats = look(bystander)
-        assert stats["open_connections"] == 1
-        assert stats["timed_out"] == crowd_size
+    with Connection(address) as bystander:  # another one: it would be idle, too
+        helpers.wait_until(
+            lambda: look(bystander)["open_connections"] == 1, "closing all others"
+        )
+        assert look(bystander)["timed_out"] == crowd_size
         assert any(is_idle(bystander) for _ in range(3))
+    return True
 
 
 def test_thousands_of_idle_connections_do_not_slow_down_who_is_served(

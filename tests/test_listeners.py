@@ -135,20 +135,29 @@ def test_one_client_more_than_workers_and_none_starves(
             assert replies == serves
 
 
+def give_them_time(n: int) -> None:
+    """On a machine that is busy a worker may be kept from its turn for a while.
+
+    The ``n``th client waits for that: not the first ones, 400 of them for 4 s in all.
+    """
+    time.sleep(n / 20_000)
+
+
 def test_every_worker_gets_clients(start_group: StartGroup, bind: str) -> None:
     group = start_group(bind, 3)
     serves: Counter[int] = Counter()
     with contextlib.ExitStack() as stack:
-        # On a machine that is busy a worker may be kept from its turn for a while.
         while any(serves[pid] < 5 for pid in group.workers):
             serves[pid_of(stack.enter_context(Connection(group.address)))] += 1
+            give_them_time(serves.total())
             assert serves.total() < 400, serves
 
 
 def test_every_thread_that_is_a_worker_gets_clients(serve: Serve) -> None:
     server = serve(lambda _: "", workers=3)
     with contextlib.ExitStack() as stack:
-        for _ in range(400):
+        for n in range(400):
+            give_them_time(n)
             connection = stack.enter_context(Connection(server))
             assert connection.ask().status == 200
             counts = [each["open_connections"] for each in server.stats()["workers"]]
@@ -169,8 +178,8 @@ def test_every_process_of_a_supervisor_gets_clients(
         while len(serves) < 3 or min(serves.values()) < 5:
             serves[pid_of(stack.enter_context(Connection(address)))] += 1
             assert serves.total() < 400, serves
-            if len(serves) < 3:  # the others may be about to start
-                time.sleep(0.01)
+            # The others may be about to start.
+            time.sleep(0.01) if len(serves) < 3 else give_them_time(serves.total())
 
 
 def test_workers_that_are_held_up_leave_their_clients_to_the_others(
@@ -195,6 +204,7 @@ def test_who_was_held_up_catches_up(start_group: StartGroup, bind: str) -> None:
         serves: Counter[int] = Counter({free: 40})
         while serves[held_up] < serves[free] * 3 // 4:
             serves[pid_of(stack.enter_context(Connection(group.address)))] += 1
+            give_them_time(serves.total())
             assert serves.total() < 600, serves
 
 
