@@ -61,6 +61,19 @@ def test_the_example_of_an_application_serves(serve: Serve, monkeypatch: Any) ->
     assert get(serve(applications[0]).url + "/a") == (200, "Hello from /a")
 
 
+def test_the_example_of_a_batch_handler_serves(serve: Serve, monkeypatch: Any) -> None:
+    handlers: list[Any] = []
+    monkeypatch.setattr(fastbatch, "run", lambda *args, **_: handlers.extend(args))
+    names: dict[str, Any] = {}
+    exec(block_with("fastbatch.run(predict, threads=1)"), names)
+    url = serve(handlers[0], threads=1).url
+    image = bytes(784 * 4)
+    with urllib.request.urlopen(url, data=image) as reply:
+        assert reply.read() == bytes(10 * 4)
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(url, data=image[1:])
+
+
 def test_the_example_of_routes_serves(serve: Serve, monkeypatch: Any) -> None:
     routers = []
     monkeypatch.setattr(fastbatch, "run", routers.append)
@@ -80,7 +93,7 @@ def test_options_that_others_are_compared_with_are_there() -> None:
 
 
 def test_all_python_blocks_are_run_here() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_bounds_that_cannot_be_set_are_named() -> None:
