@@ -1125,6 +1125,27 @@ def test_server_that_is_stopped_sends_what_waits(serve_batch: Serve) -> None:
     assert texts(replies) == ["/0", "/1", "third", "/3"]
 
 
+def test_columns_mask_out_what_waits_for_its_turn(serve_batch: Serve) -> None:
+    seen: list[Any] = []
+
+    def handler(batch: Batch) -> list[str]:
+        batch.reply(1, "waits")
+        seen.append(batch.stack("B", 2).mask.tolist())
+        seen.append(batch.stack("B", 1).mask.tolist())
+        seen.append(batch.json())
+        return ["first", "", "", "last"]
+
+    bodies = [b"12", b"not two", b"345", b"67"]
+    server = serve_batch(handler)
+    with Connection(server) as connection:
+        connection.send(b"".join(gates.request(method="POST", body=b) for b in bodies))
+        connection.end()
+        replies = helpers.parse_replies(connection.rest())
+    # What does not fit in the second stack is not answered before that.
+    assert texts(replies) == ["400", "waits", "400", "400"]
+    assert seen == [[True, False, False, True], [False] * 4, [None] * 4]
+
+
 # ---- bodies whose own code answers --------------------------------------------------
 
 
