@@ -1,5 +1,6 @@
 """What handlers return, and what clients get for it."""
 
+import ctypes
 import re
 import types
 from collections.abc import Callable, Iterable
@@ -52,6 +53,13 @@ def pattern(size: int) -> bytes:
 
 BUFFER = bytearray(b"0123456789")
 
+
+class Prices(ctypes.Structure):
+    """Its format has an O, for which see the arrays of objects."""
+
+    _fields_ = [("Open", ctypes.c_ubyte), ("Low", ctypes.c_ubyte)]
+
+
 GOOD: dict[str, tuple[Any, int, str | None, bytes]] = {
     "str": ("hello", 200, TEXT, b"hello"),
     "empty str": ("", 200, TEXT, b""),
@@ -62,6 +70,7 @@ GOOD: dict[str, tuple[Any, int, str | None, bytes]] = {
     "bytearray": (BUFFER, 200, BYTES, b"0123456789"),
     "memoryview": (memoryview(BUFFER), 200, BYTES, b"0123456789"),
     "sliced memoryview": (memoryview(BUFFER)[3:6], 200, BYTES, b"345"),
+    "structures": ((Prices * 2)((1, 2), (3, 4)), 200, BYTES, b"\1\2\3\4"),
     "None": (None, 204, None, b""),
     "status and text": ((404, "no"), 404, TEXT, b"no"),
     "status and bytes": ((201, b"yes"), 201, BYTES, b"yes"),
@@ -269,6 +278,8 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "text that UTF-8 cannot encode": ("\ud800", "surrogates"),
     "buffer with gaps": (memoryview(b"0123456789")[::2], "contiguous"),
     "buffer with gaps as body": ((200, memoryview(b"0123")[::-1]), "contiguous"),
+    "buffer of objects": ((ctypes.py_object * 2)(), "holds objects, not bytes"),
+    "buffer of objects as body": ((200, (ctypes.py_object * 2)()), "holds objects"),
 }
 
 

@@ -110,16 +110,51 @@ read_text(const py_state *state, py_answer *a, PyObject *text)
     return 0;
 }
 
+/* Returns whether the bytes of body were had, in view, which has no owner otherwise;
+ * and an exception is set then. */
+static bool
+open_view(PyObject *body, Py_buffer *view)
+{
+    if (PyBytes_Check(body)) {
+        return PyObject_GetBuffer(body, view, PyBUF_SIMPLE) == 0;
+    }
+    /* Some exporters have no format for what they have bytes of. */
+    bool is_open = PyObject_GetBuffer(body, view, PyBUF_ND | PyBUF_FORMAT) == 0;
+    if (!is_open && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Clear();
+        is_open = PyObject_GetBuffer(body, view, PyBUF_SIMPLE) == 0;
+    }
+    view->obj = is_open ? view->obj : NULL;
+    return is_open;
+}
+
+/* Returns whether they are addresses of objects, which are nobody's business. */
+static bool
+holds_objects(const Py_buffer *view)
+{
+    bool is_name = false; /* of a field, between colons */
+    for (const char *c = view->format; c != NULL && *c != '\0'; c++) {
+        if (*c == 'O' && !is_name) {
+            return true;
+        }
+        is_name ^= *c == ':';
+    }
+    return false;
+}
+
 static int
 read_buffer(const py_state *state, py_answer *a, PyObject *body)
 {
-    if (PyObject_GetBuffer(body, &a->reply.view, PyBUF_SIMPLE) < 0) {
-        a->reply.view.obj = NULL;
+    if (!open_view(body, &a->reply.view)) {
         if (!PyErr_ExceptionMatches(PyExc_BufferError)) {
             return -1; /* raised by its own __buffer__ */
         }
         PyErr_Clear();
         py_raise_reply_error(state, "the body %U is not contiguous bytes", body);
+        return -1;
+    }
+    if (holds_objects(&a->reply.view)) {
+        py_raise_reply_error(state, "the body %U holds objects, not bytes", body);
         return -1;
     }
     a->reply.data = a->reply.view.buf;
