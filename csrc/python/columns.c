@@ -32,15 +32,12 @@ begin_all(PyObject *self, size_t *n)
 /* Answer slot i, alone. Takes why, a str, or NULL with an exception set. Returns 0, or
  * -1 with an exception set. */
 static int
-refuse(PyObject *self, size_t i, PyObject *why)
+refuse(py_executor *executor, size_t i, PyObject *why)
 {
-    if (why == NULL) {
-        return -1;
-    }
-    PyObject *result =
-        PyObject_CallMethod(self, "reply", "n(iN)", (Py_ssize_t)i, BAD_REQUEST, why);
-    Py_XDECREF(result);
-    return result != NULL ? 0 : -1;
+    PyObject *reply = why != NULL ? Py_BuildValue("(iN)", BAD_REQUEST, why) : NULL;
+    const fb_slot *last = reply != NULL ? py_held_reply(executor, i, reply) : NULL;
+    Py_XDECREF(reply);
+    return last != NULL ? 0 : -1;
 }
 
 /* ---- bodies ---------------------------------------------------------------------- */
@@ -93,7 +90,7 @@ copy_body(char *to, const fb_slot *slot)
 /* Fill row i; or mask it out, and see to it that its slot is answered. Returns 0, or -1
  * with an exception set. */
 static int
-fill_row(PyObject *self, py_stack *stack, const py_executor *executor, size_t i)
+fill_row(py_executor *executor, py_stack *stack, size_t i)
 {
     const fb_slot *slot = &executor->io->batch->slots[i];
     if (py_held_is_done(executor, i)) {
@@ -102,7 +99,7 @@ fill_row(PyObject *self, py_stack *stack, const py_executor *executor, size_t i)
     }
     if (body_len(slot) != stack->row_len) {
         py_stack_mask_out(stack, i);
-        return refuse(self, i,
+        return refuse(executor, i,
                       PyUnicode_FromFormat("the body has %llu bytes, not %zu",
                                            (unsigned long long)body_len(slot),
                                            stack->row_len));
@@ -126,7 +123,7 @@ py_batch_stack(PyObject *self, PyObject *args, PyObject *kwargs)
     }
     py_stack *stack = py_stack_new(executor->server->state, n, dtype, shape);
     for (size_t i = 0; stack != NULL && i < n; i++) {
-        if (fill_row(self, stack, executor, i) < 0) {
+        if (fill_row(executor, stack, i) < 0) {
             Py_CLEAR(stack);
         }
     }
@@ -138,17 +135,17 @@ py_batch_stack(PyObject *self, PyObject *args, PyObject *kwargs)
 /* The exception that is set is a ValueError: answer slot i with what it says. Returns
  * 0, or -1 with an exception set. */
 static int
-refuse_value(PyObject *self, size_t i)
+refuse_value(py_executor *executor, size_t i)
 {
     PyObject *error = PyErr_GetRaisedException();
     PyObject *why = PyUnicode_FromFormat("the body is no JSON: %S", error);
     Py_DECREF(error);
-    return refuse(self, i, why);
+    return refuse(executor, i, why);
 }
 
 /* Returns the item of slot i, or NULL with an exception set. */
 static PyObject *
-read_item(PyObject *self, py_executor *executor, size_t i)
+read_item(py_executor *executor, size_t i)
 {
     if (py_held_is_done(executor, i)) {
         return Py_NewRef(Py_None);
@@ -160,7 +157,7 @@ read_item(PyObject *self, py_executor *executor, size_t i)
     PyObject *item = py_request_parse(executor->server->state, body);
     Py_DECREF(body);
     if (item == NULL && PyErr_ExceptionMatches(PyExc_ValueError) &&
-        refuse_value(self, i) == 0) {
+        refuse_value(executor, i) == 0) {
         return Py_NewRef(Py_None);
     }
     return item;
@@ -174,7 +171,7 @@ py_batch_json(PyObject *self, PyObject *unused)
     py_executor *executor = begin_all(self, &n);
     PyObject *items = executor != NULL ? PyList_New((Py_ssize_t)n) : NULL;
     for (size_t i = 0; items != NULL && i < n; i++) {
-        PyObject *item = read_item(self, executor, i);
+        PyObject *item = read_item(executor, i);
         if (item == NULL || PyList_SetItem(items, (Py_ssize_t)i, item) < 0) {
             Py_CLEAR(items);
         }

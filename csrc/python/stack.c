@@ -269,10 +269,14 @@ get_mask(PyObject *self, void *closure)
     (void)closure;
     PyObject *mask = NULL;
     PyObject *view = PyMemoryView_FromObject(((py_stack *)self)->mask);
-    if (view != NULL) {
-        mask = PyObject_CallMethod(view, "cast", "s", "?");
-        Py_DECREF(view);
+    PyObject *cast = PyUnicode_InternFromString("cast");
+    PyObject *format = PyUnicode_FromString("?");
+    if (view != NULL && cast != NULL && format != NULL) {
+        mask = PyObject_CallMethodOneArg(view, cast, format);
     }
+    Py_XDECREF(format);
+    Py_XDECREF(cast);
+    Py_XDECREF(view);
     return mask;
 }
 
