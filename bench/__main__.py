@@ -249,7 +249,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="what the bars are about, in 3 min: binary bodies, all cores, "
+        help="what the bars are about, in 3 min: binary bodies, "
         f"{batch.QUICK_ROUNDS} rounds of {batch.QUICK_SECONDS} s of "
         f"{' '.join(batch.QUICK_KEYS)}",
     )
@@ -653,10 +653,10 @@ def run_batch(args: argparse.Namespace) -> Report:
     pythons = Pythons([args.python] if args.python else None, alone="fastbatch")
     [(name, python)] = pythons.paths.items()
     require_packages(python, pythons.about[name], MODEL_PACKAGES, "numpy orjson")
-    only, bodies, places = args.only, args.body, batch.PLACES
+    only, bodies = args.only, args.body
     if args.quick:
         only = [key for key in only if key in batch.QUICK_KEYS]
-        bodies, places = batch.QUICK_BODIES, batch.QUICK_PLACES
+        bodies = batch.QUICK_BODIES
         args.rounds, args.seconds = batch.QUICK_ROUNDS, batch.QUICK_SECONDS
     wanted = [peer for peer in MODEL_PEERS if peer in only]
     peers = find_peers(args.venvs, "wsgi", wanted, MODEL_PACKAGES)
@@ -667,7 +667,7 @@ def run_batch(args: argparse.Namespace) -> Report:
         samples = batch.make_samples(python, Path(where))
         kinds = batch.Kinds(samples, Path(where), only)
         for body in bodies:
-            kinds.add_fastbatch(python, body, places)
+            kinds.add_fastbatch(python, body)
             kinds.add_peers(args.venvs, peers, body)
         announce(cores, batch.expected_seconds(kinds.found, args.connections, settings))
         rows, floor = batch.measure_batch(

@@ -9,6 +9,7 @@ import dataclasses
 import http.client
 import json
 import operator
+import os
 import struct
 import subprocess
 from array import array
@@ -21,11 +22,11 @@ from typing import Any, Self
 from bench.errors import BenchError
 from bench.figures import Spread, spread
 from bench.machine import Cores, all_cores, pinned
-from bench.measure import OnFailure, Settings, in_rounds, measure
+from bench.measure import OnFailure, Settings, in_rounds, measure, settle
 from bench.peers import BATCHERS, Found, peer_subject
 from bench.plot import Axis, Panel, Series
 from bench.report import show, show_ratio, table
-from bench.results import METRICS, Cell, Metric, Result, result_to_json
+from bench.results import METRICS, Cell, Result, result_to_json
 from bench.servers import Server, Subject, ask, fastbatch_subject, running
 from bench.wrk import Load, Post, run_wrk
 
@@ -37,10 +38,16 @@ BODIES: tuple[str, ...] = ("binary", "json")
 # who is compared with it.
 OWN_CORE = "a core each"
 ALL_CORES = "all cores"
-PLACES: tuple[str, ...] = (OWN_CORE, ALL_CORES)
 
 BATCH_SIZE = 256
 WAIT = 0.001
+
+# What multiplies uses one thread, whichever library numpy has for it.
+ONE_THREAD = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
 
 # With so many other connections are answers looked at, while wrk asks as well.
 CHECKERS = 16
@@ -88,7 +95,6 @@ KEYS = (*(variant.key for variant in VARIANTS), *PEERS)
 # What --quick measures: what the bars are about.
 QUICK_KEYS = ("request", "batch", "batch-thread", RIVAL)
 QUICK_BODIES: tuple[str, ...] = ("binary",)
-QUICK_PLACES: tuple[str, ...] = (ALL_CORES,)
 QUICK_ROUNDS, QUICK_SECONDS = 3, 1
 
 # The lines of the plot; more would hide each other.
@@ -210,6 +216,7 @@ def run_model(python: str, *arguments: str) -> str:
     try:
         done = subprocess.run(
             [python, str(MODEL), *arguments],
+            env=os.environ | ONE_THREAD,
             capture_output=True,
             text=True,
             timeout=60,
@@ -282,7 +289,7 @@ class Kinds:
         self._keys = keys
         self.found: list[Kind] = []
 
-    def add_fastbatch(self, python: str, body: str, places: Sequence[str]) -> None:
+    def add_fastbatch(self, python: str, body: str) -> None:
         for variant in VARIANTS:
             subject = fastbatch_subject(
                 variant.title,
@@ -292,7 +299,7 @@ class Kinds:
                 threads=variant.threads,
                 batch_wait=variant.batch_wait,
             )
-            for where in places:
+            for where in (OWN_CORE, ALL_CORES):
                 self._add(
                     variant.key, f"fastbatch, {variant.title}", body, where, subject
                 )
@@ -320,10 +327,12 @@ class Kinds:
             return
         counts = self._where / f"counts.{len(self.found)}"
         counts.write_bytes(bytes(24))
+        environment = ONE_THREAD | {"MODEL_COUNTS": str(counts)}
+        settings = [f"{key}={value}" for key, value in environment.items()]
         subject = dataclasses.replace(
             subject,
             name=f"{title}, {body}, {where}",
-            command=("env", f"MODEL_COUNTS={counts}", *subject.command),
+            command=("env", *settings, *subject.command),
             post=self._samples.posts[body],
         )
         self.found.append(Kind(key, title, body, where, subject, counts))
@@ -408,6 +417,7 @@ def warm_up(
         )
         check_answers(server, kind, samples)
         loaded.result()
+    settle(server)
 
 
 def measure_floor(python: str, cores: Cores) -> dict[int, float]:
@@ -453,37 +463,32 @@ def load_table(rows: Sequence[Row], floor: Floor) -> str:
 
 
 def row_cells(row: Row, rival: Row | None, floor: Floor) -> dict[str, str]:
-    def value(key: str, digits: int | None = None) -> str:
-        metric: Metric = METRICS[key]
-        return show(
-            row.result.spread(metric), metric.digits if digits is None else digits
-        )
+    """Of most figures the median alone: --json has all."""
+
+    def value(key: str, digits: int = 0) -> str:
+        found = row.value(key)
+        return "-" if found is None else f"{found:,.{digits}f}"
 
     times = floor.times(row)
-    cells = {
-        "server": row.kind.title,
-        "where": row.kind.where,
-        "requests/s": value("rate"),
-        f"to {RIVAL}": "",
-        "p50 ms": value("p50_ms", 2),
-        "p99 ms": value("p99_ms", 2),
-        "items per call": f"{spread(use.per_call for use in row.uses).median:.1f}",
-        "CPU us": value("cpu_us", 1),
-        "of it the model %": f"{row.model_share().median:.0f}",
-        "to the floor": "-" if times is None else f"x {times:.2f}",
-        "server used %": show_median(row, "busy"),
-        "wrk used %": show_median(row, "wrk_busy"),
-        "errors": f"{sum(row.result.values(METRICS['errors'])):.0f}",
-    }
+    to_rival = ""
     if rival is not None and rival is not row:
         ratio = row.result.ratio(METRICS["rate"], rival.result)
-        cells[f"to {RIVAL}"] = show_ratio(ratio)
-    return cells
-
-
-def show_median(row: Row, key: str) -> str:
-    found = row.value(key)
-    return "-" if found is None else f"{found:.0f}"
+        to_rival = f"x {ratio.median:.2f}" if ratio else "-"
+    return {
+        "server": row.kind.title,
+        "where": row.kind.where,
+        "requests/s": show(row.result.spread(METRICS["rate"]), 0),
+        f"to {RIVAL}": to_rival,
+        "p50 ms": value("p50_ms", 2),
+        "p99 ms": value("p99_ms", 2),
+        "per call": f"{spread(use.per_call for use in row.uses).median:.1f}",
+        "CPU us": value("cpu_us", 1),
+        "model %": f"{row.model_share().median:.0f}",
+        "to floor": "-" if times is None else f"x {times:.2f}",
+        "server %": value("busy"),
+        "wrk %": value("wrk_busy"),
+        "errors": f"{sum(row.result.values(METRICS['errors'])):.0f}",
+    }
 
 
 def floor_table(floor: Floor) -> str:
@@ -503,16 +508,21 @@ def bars(rows: Sequence[Row], floor: Floor) -> list[str]:
     for row in rows:
         if not row.kind.is_batching:
             continue
-        if row.kind.where == ALL_CORES and (rival := rival_of(row, rows)):
-            if row.connections in BUSY_CONNECTIONS:
-                said.append(busy_bar(row, rival))
-            if row.connections == 1:
-                said.append(lonely_bar(row, rival))
-        if row.connections == 1 and (request := request_of(row, rows)):
+        if row.kind.where == ALL_CORES:
+            said += rival_bars(row, rival_of(row, rows))
+        elif row.connections == 1 and (request := request_of(row, rows)):
             said.append(latency_bar(row, request))
-        if row.connections in BUSY_CONNECTIONS:
+        if row.connections in BUSY_CONNECTIONS and row.kind.body == "binary":
             said.append(floor_bar(row, floor))
     return said
+
+
+def rival_bars(row: Row, rival: Row | None) -> list[str]:
+    if rival is None:
+        return []
+    if row.connections == 1:
+        return [lonely_bar(row, rival)]
+    return [busy_bar(row, rival)] if row.connections in BUSY_CONNECTIONS else []
 
 
 def request_of(row: Row, rows: Iterable[Row]) -> Row | None:
@@ -547,6 +557,7 @@ def lonely_bar(row: Row, rival: Row) -> str:
 
 
 def latency_bar(row: Row, request: Row) -> str:
+    """With a core of its own, where wrk does not disturb it."""
     p50 = row.result.ratio(METRICS["p50_ms"], request.result)
     return (
         f"{met(below(p50, LONELY_P50_BAR))}: {name(row)}: p50 under {LONELY_P50_BAR:g} "
@@ -596,7 +607,7 @@ def batch_panels(rows: Sequence[Row], floor: Floor) -> list[Panel]:
         rates = lines(found, lambda row: row.value("rate"))
         rates.append(
             Series(
-                "the model in a loop",
+                "the model in a loop, batches of up to c",
                 [(c, 1 / floor.seconds(c)) for c in connections],
                 is_reference=True,
             )
@@ -631,6 +642,8 @@ def lines(rows: Sequence[Row], value: Callable[[Row], float | None]) -> list[Ser
 def row_to_json(row: Row, rows: Sequence[Row], floor: Floor) -> dict[str, Any]:
     rival = rival_of(row, rows)
     found = result_to_json(row.result, rival.result if rival else row.result)
+    for sample in found["samples"]:
+        del sample["load"]["post"]  # files that are gone by now
     return found | {
         "key": row.kind.key,
         "title": row.kind.title,

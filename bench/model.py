@@ -26,12 +26,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-# One thread for each process, whichever library multiplies. It looks when it is loaded.
-for _name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_name] = "1"
-
-import numpy as np  # noqa: E402 # see above
-import orjson  # noqa: E402
+import numpy as np
+import orjson
 
 COUNTS = "MODEL_COUNTS"
 

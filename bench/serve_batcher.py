@@ -30,20 +30,17 @@ ROUTE = "/predict"
 
 
 def serve_mosec(body: str) -> None:
-    """A process of Rust for the network and one of Python for batches.
-
-    Two of the latter were slower here: there is one core less for the rest.
-    """
-    apps = importlib.import_module("mosec_apps")
-    mosec = importlib.import_module("mosec")
+    """A process of Rust, which has threads, and one of Python for batches."""
     port = free_port()
     os.environ |= {
         "MOSEC_ADDRESS": HOST,
         "MOSEC_PORT": str(port),
         "MOSEC_LOG_LEVEL": "error",
     }
-    # It reads the command line, too.
+    # It reads the command line, too, and some of both as soon as it is imported.
     del sys.argv[1:]
+    apps = importlib.import_module("mosec_apps")
+    mosec = importlib.import_module("mosec")
     server = mosec.Server()
     server.append_worker(
         apps.WORKERS[body],
@@ -59,9 +56,14 @@ def serve_mosec(body: str) -> None:
 def serve_litserve(body: str) -> None:
     """A process for HTTP (uvicorn), one for batches and one that watches.
 
-    At SIGTERM alone it would go on without them.
+    It ends them at Ctrl-C alone. The one for HTTP is forked: it has this handler, too.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    watching = os.getpid()
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt if os.getpid() == watching else SystemExit
+
+    signal.signal(signal.SIGTERM, end)
     apps = importlib.import_module("litserve_apps")
     litserve = importlib.import_module("litserve")
     port = free_port()

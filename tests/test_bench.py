@@ -1,12 +1,16 @@
 """The benchmark: it reads, counts and compares rightly, and its floor is a server."""
 
+import dataclasses
+import importlib.util
 import json
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +27,7 @@ sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from bench import __main__ as command_line
 from bench import (
+    batch,
     listeners,
     machine,
     measure,
@@ -49,7 +54,18 @@ from bench.machine import Cores, CpuTime, all_cores, choose_cores, parse_core_li
 from bench.measure import Reading, Settings
 from bench.mixed import FastOnes, MixedRow, mixed_text
 from bench.paced import Latencies, Pace, percentile, reply_length, run_paced
-from bench.peers import FRAMEWORKS, PEERS, PINS, find_peers, peer_subject, read_pins
+from bench.peers import (
+    BATCHERS,
+    FRAMEWORKS,
+    MODEL_PACKAGES,
+    MODEL_PEERS,
+    PEERS,
+    PINS,
+    Found,
+    find_peers,
+    peer_subject,
+    read_pins,
+)
 from bench.plot import COLOURS, INK, Axis, Panel, Series, legend_columns, write_plot
 from bench.report import show, table
 from bench.results import METRICS, Cell, Result, Sample
@@ -65,7 +81,7 @@ from bench.servers import (
     running,
 )
 from bench.serving import WSGI_APPS
-from bench.wrk import Load, WrkResult, parse_wrk
+from bench.wrk import Load, Post, WrkResult, parse_wrk
 from bench.wsgi_apps import hello
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -413,7 +429,7 @@ def make_about(server: str, **changes: str | None) -> About:
         "python": "3.13.0",
         "free_threaded": False,
         "gil": True,
-        **{framework: pins[framework] for framework in FRAMEWORKS},
+        **{name: pins[name] for name in (*FRAMEWORKS, *MODEL_PACKAGES)},
     }
     return about | changes
 
@@ -421,12 +437,12 @@ def make_about(server: str, **changes: str | None) -> About:
 def test_every_peer_and_all_of_flask_has_an_exact_version() -> None:
     text = PINS.read_text()
     pins = read_pins(text)
-    assert {*PEERS, *FRAMEWORKS} <= pins.keys()
+    assert {*PEERS, *MODEL_PEERS, *FRAMEWORKS, *MODEL_PACKAGES} <= pins.keys()
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     assert lines == [f"{name}=={version}" for name, version in pins.items()]
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [*PEERS, *BATCHERS])
 def test_serve_peer_knows_every_peer(name: str) -> None:
     about = peers.about_peer(name, sys.executable)
     assert about["server"] == name
@@ -513,7 +529,7 @@ def test_one_peer_that_fails_does_not_stop_the_others(
 ) -> None:
     asked = []
 
-    def install(name: str, _venvs: Path, _python: str) -> None:
+    def install(name: str, *_: object) -> None:
         asked.append(name)
         if name == "bjoern":
             raise BenchError("libev's headers are missing")
@@ -544,7 +560,7 @@ def test_a_venv_is_made_once_and_again_for_another_python(
     assert [command[:4] for command in commands] == [
         [in_venv, "-m", "pip", "--disable-pip-version-check"]
     ]
-    assert commands[0][4:] == ["install", "-c", str(PINS), "granian", "flask"]
+    assert commands[0][4:] == ["install", "-c", str(PINS), "granian", *FRAMEWORKS]
     peers.install_peer("granian", tmp_path, "new")
     assert commands[1][:4] == ["new", "-m", "venv", "--clear"]
 
@@ -1376,3 +1392,239 @@ def test_a_sweep_that_could_not_be_plotted_does_not_start(
 ) -> None:
     assert command_line.main(["sweep", "--plot", "sweep.png"]) == 1
     assert "sweep.png is no .svg" in capsys.readouterr().err
+
+
+# ---- the model behind servers that batch ---------------------------------------------
+
+POST = Post("/predict", Path("body"), "application/octet-stream")
+SAMPLES = batch.Samples(
+    {"binary": [b"01234567"], "json": [b"[0.5, 1]"]}, [[0.25, -1.5]], {"binary": POST}
+)
+
+# Answers every POST with two numbers of float32.
+ANSWERS = """
+import http.server, json, struct
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = struct.pack("2f", 0.25, -1.5)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    print(json.dumps({"port": server.server_address[1]}), flush=True)
+    server.serve_forever()
+"""
+
+
+def make_batch_kind(key: str, body: str = "binary", where: str = "") -> batch.Kind:
+    subject = Subject(key, (), post=POST)
+    where = where or batch.ALL_CORES
+    return batch.Kind(key, f"the {key}", body, where, subject, Path("counts"))
+
+
+def make_batch_row(
+    kind: batch.Kind, c: int, rate: int, p50: int = 400, p99: int = 900
+) -> batch.Row:
+    sample = make_scale_sample(rate, wrk_seconds=0.25)
+    latency = {**sample.wrk.latency, "p50": p50, "p99": p99}
+    wrk_result = dataclasses.replace(sample.wrk, latency=latency)
+    sample = dataclasses.replace(sample, wrk=wrk_result)
+    result = Result(Cell(kind.subject, Load(c, post=POST)), [sample] * 2)
+    return batch.Row(kind, result, [batch.Use(rate // 10, rate, 0.5)] * 2)
+
+
+FLOOR = batch.Floor([{1: 50e-6, 16: 20e-6, 64: 12e-6, 256: 10e-6}] * 2)
+
+
+def test_what_the_model_did_is_read_from_its_file(tmp_path: Path) -> None:
+    counts = tmp_path / "counts"
+    counts.write_bytes(struct.pack("=QQQ", 12, 340, 1_500_000_000))
+    use = batch.Use.read(counts) - batch.Use(2, 40, 0.5)
+    assert use == batch.Use(10, 300, 1.0)
+    assert use.per_call == 30.0
+    assert batch.Use(0, 0, 0.0).per_call == 0.0
+
+
+def test_answers_are_compared_as_numbers() -> None:
+    binary = struct.pack("2f", 0.25, -1.5)
+    assert batch.read_answer("binary", binary) == [0.25, -1.5]
+    assert batch.read_answer("json", b"[0.25,-1.5]") == [0.25, -1.5]
+    assert batch.is_close([0.25001, -1.5], [0.25, -1.5])
+    assert not batch.is_close([0.26, -1.5], [0.25, -1.5])
+    assert not batch.is_close([0.25], [0.25, -1.5])
+
+
+def test_a_server_that_answers_wrongly_is_not_measured(tmp_path: Path) -> None:
+    body = tmp_path / "body"
+    body.write_bytes(b"01234567")
+    post = dataclasses.replace(POST, body=body)
+    subject = Subject("answers", (sys.executable, "-c", ANSWERS), post=post)
+    kind = dataclasses.replace(make_batch_kind("mosec"), subject=subject)
+    with running(subject, all_cores().of_server) as server:
+        batch.check_answers(server, kind, SAMPLES)
+        wrong = dataclasses.replace(SAMPLES, answers=[[0.25, 1.5]])
+        with pytest.raises(BenchError, match="the mosec answers wrongly"):
+            batch.check_answers(server, kind, wrong)
+        as_json = dataclasses.replace(kind, body="json")
+        with pytest.raises(BenchError, match="does not answer rightly"):
+            batch.check_answers(server, as_json, SAMPLES)
+
+
+def test_each_server_is_given_its_cores_one_thread_and_a_file_to_count_in(
+    tmp_path: Path,
+) -> None:
+    kinds = batch.Kinds(SAMPLES, tmp_path, ["batch-1ms-thread", "mosec", "fastpysgi"])
+    kinds.add_fastbatch("python", "binary")
+    about = {name: make_about(name) for name in MODEL_PEERS}
+    kinds.add_peers(Path("venvs"), Found(about=about), "binary")
+    assert [(kind.key, kind.where) for kind in kinds.found] == [
+        ("batch-1ms-thread", batch.OWN_CORE),
+        ("batch-1ms-thread", batch.ALL_CORES),
+        ("fastpysgi", batch.OWN_CORE),
+        ("mosec", batch.ALL_CORES),
+    ]
+    for kind in kinds.found:
+        env, *command = kind.subject.command
+        assert env == "env"
+        assert {"OPENBLAS_NUM_THREADS=1", f"MODEL_COUNTS={kind.counts}"} <= {*command}
+        assert batch.Use.read(kind.counts) == batch.Use(0, 0, 0.0)
+    first, _, fastpysgi, mosec = (kind.subject.command for kind in kinds.found)
+    assert first[-4:] == ("--threads", "1", "--batch-wait", "0.001")
+    assert fastpysgi[-2:] == ("fastpysgi", "model-wsgi-binary")
+    assert mosec[-2:] == ("mosec", "binary")
+
+
+def test_the_floor_has_the_largest_batches_that_connections_fill() -> None:
+    assert [FLOOR.seconds(c) for c in (1, 15, 64, 512)] == [50e-6, 50e-6, 12e-6, 10e-6]
+    row = make_batch_row(make_batch_kind("batch"), 256, rate=50_000)
+    assert FLOOR.times(row) == pytest.approx(2.0)
+
+
+def test_the_table_of_batches_has_what_the_model_was_called_with() -> None:
+    rows = [
+        make_batch_row(make_batch_kind("batch"), 64, rate=20_000),
+        make_batch_row(make_batch_kind("mosec"), 64, rate=5_000),
+    ]
+    title, header, _, ours, theirs = batch.batch_text(rows, FLOOR).splitlines()[:5]
+    assert title == "binary bodies, c=64"
+    assert header.split()[:3] == ["server", "where", "requests/s"]
+    assert ours.split() == [
+        *("the", "batch", "all", "cores", "20,000", "x", "4.00", "0.40", "0.90"),
+        *("10.0", "50.0", "50", "x", "4.17", "100", "25", "0"),
+    ]
+    assert theirs.split()[:6] == ["the", "mosec", "all", "cores", "5,000", "0.40"]
+    found = batch.row_to_json(rows[0], rows, FLOOR)
+    assert found["items_per_call"]["median"] == 10.0
+    assert found["metrics"]["rate"]["ratio"]["median"] == 4.0
+    json.dumps(found)
+
+
+def test_the_bars_of_batches_are_met_and_missed() -> None:
+    own = make_batch_kind("batch", where=batch.OWN_CORE)
+    rows = [
+        make_batch_row(make_batch_kind("batch"), 1, 10_000),
+        make_batch_row(make_batch_kind("mosec"), 1, 2_000),
+        make_batch_row(make_batch_kind("batch"), 64, 20_000, p50=300, p99=800),
+        make_batch_row(make_batch_kind("mosec"), 64, 10_000),
+        make_batch_row(own, 1, 10_000, p50=109),
+        make_batch_row(make_batch_kind("request", where=own.where), 1, 1, p50=100),
+        make_batch_row(own, 256, 80_000),
+    ]
+    assert batch.bars(rows, FLOOR) == [
+        "met: batch, c=1: at least 5 times the requests/s of mosec: x 5.00",
+        "met: batch, c=64: at least 2 times the requests/s of mosec with lower p50 and "
+        "p99: x 2.00, p50 x 0.75, p99 x 0.89",
+        "MISSED: batch, c=64: within 1.3 times the loop without a server: x 4.17; the "
+        "model has 50 % of the server's CPU time",
+        "met: batch, c=1: p50 under 1.1 times that of the request handler: x 1.09",
+        "met: batch, c=256: within 1.3 times the loop without a server: x 1.25; the "
+        "model has 50 % of the server's CPU time",
+    ]
+    rows = [
+        make_batch_row(make_batch_kind("batch"), 1, 9_000),
+        make_batch_row(make_batch_kind("mosec"), 1, 2_000),
+        make_batch_row(make_batch_kind("batch"), 64, 20_000, p50=300, p99=900),
+        make_batch_row(make_batch_kind("mosec"), 64, 10_000),
+        make_batch_row(own, 1, 10_000, p50=111),
+        make_batch_row(make_batch_kind("request", where=own.where), 1, 1, p50=100),
+        make_batch_row(own, 256, 70_000),
+    ]
+    said = batch.bars(rows, FLOOR)
+    assert [text.partition(":")[0] for text in said] == ["MISSED"] * 5
+
+
+def test_a_server_is_plotted_once_with_all_cores_if_it_was_measured_so() -> None:
+    kinds = [
+        make_batch_kind("batch", where=batch.OWN_CORE),
+        make_batch_kind("batch"),
+        make_batch_kind("batch-1ms"),
+        make_batch_kind("fastpysgi", where=batch.OWN_CORE),
+    ]
+    rows = [make_batch_row(kind, c, c * 100) for kind in kinds for c in (64, 1)]
+    rates, p50, _ = batch.batch_panels(rows, FLOOR)
+    assert [series.name for series in rates.series] == [
+        *("the batch", "the fastpysgi", "the model in a loop, batches of up to c"),
+    ]
+    assert rates.series[0].points == [(1, 100), (64, 6400)]
+    assert p50.series[0].points == [(1, 0.4), (64, 0.4)]
+
+
+def test_peers_of_the_model_come_with_its_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(
+        peers, "run_logged", lambda command, _: commands.append(command)
+    )
+    assert command_line.main(["peers", "--batch", "--venvs", str(tmp_path)]) == 1
+    installed = [command[-3:] for command in commands if "install" in command]
+    assert installed == [[name, *MODEL_PACKAGES] for name in MODEL_PEERS]
+
+
+def test_the_pins_of_the_model_are_those_that_are_installed_to_test_it() -> None:
+    pins = read_pins(PINS.read_text())
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    for name in MODEL_PACKAGES:
+        assert f"{name}=={pins[name]}" in [*groups["bench"], *groups["neighbours"]]
+
+
+@needs_wrk
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in MODEL_PACKAGES),
+    reason="the model takes numpy and orjson",
+)
+@pytest.mark.usefixtures("fastbatch")
+def test_one_short_round_of_batches(tmp_path: Path) -> None:
+    output = tmp_path / "batch.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "bench", "batch", "--json", str(output)),
+            *("--rounds", "1", "--seconds", "1", "--warmup", "0", "-c", "8"),
+            *("--venvs", str(tmp_path), "--only", "request", "batch", "mosec"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "`python -m bench peers --batch` installs it" in done.stderr
+    found = json.loads(output.read_text())
+    assert len(found["results"]) == 8
+    for result in found["results"]:
+        assert result["metrics"]["rate"]["median"] > 0
+        assert result["metrics"]["errors"]["high"] == 0
+        per_call = result["items_per_call"]["median"]
+        assert 1 <= per_call <= 8
+        assert per_call == 1 or result["key"] == "batch"
+        assert 0 < result["model_share"]["median"] <= 100
+    assert found["floor"][0].keys() == {"1", "16", "64", "256"}
