@@ -249,7 +249,7 @@ def add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="what the bars are about, in 3 min: binary bodies, "
+        help="what the bars are about, in 4 min: binary bodies, "
         f"{batch.QUICK_ROUNDS} rounds of {batch.QUICK_SECONDS} s of "
         f"{' '.join(batch.QUICK_KEYS)}",
     )
