@@ -2,14 +2,14 @@
 
     python tests/soak.py --seconds 600 [--seed N] [--only KIND]
 
-Two servers (tests/apps/soaked.py), one of a handler and one of a WSGI application, each
-in a process of its own, are visited by CLIENTS clients at a time. Each visit is one
-function below, of some kind, and sees that every reply is the right one. At the end of
-each round all clients leave; then it is seen that the servers rest, that no connection
-and no descriptor is left, and, over the rounds, that their memory does not grow with
-what they have answered. What was counted on both sides has to agree, and the access
-logs, which are rotated, have a line of each reply. In the end a signal stops the
-servers in good order.
+Three servers (tests/apps/soaked.py), one of a handler, one of a WSGI application and
+one of a router with batch handlers, each in a process of its own, are visited by
+CLIENTS clients at a time. Each visit is one function below, of some kind, and sees that
+every reply is the right one. At the end of each round all clients leave; then it is
+seen that the servers rest, that no request, no connection and no descriptor is left,
+and, over the rounds, that their memory does not grow with what they have answered. What
+was counted on both sides has to agree, and the access logs, which are rotated, have a
+line of each reply. In the end a signal stops the servers in good order.
 
 It prints a summary, and what went wrong with the seed that it happened with. Its status
 is 0 if nothing did. Memory is only reported for builds whose allocators keep it: those
@@ -20,6 +20,7 @@ import argparse
 import asyncio
 import collections
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -83,6 +84,7 @@ class Ask:
     status: int = 200
     body: bytes | None = None  # None: whatever it is
     method: str = "GET"
+    may_expire: bool = False  # then it is a 504
 
 
 def first(n: int) -> bytes:
@@ -120,17 +122,22 @@ def head_of_tag(rng: random.Random) -> Ask:
 def upload(rng: random.Random, n: int) -> Ask:
     at = rng.randrange(1000)
     body = LONG_PATTERN[at : at + n]
+    data = posted(rng, "/upload", body)
+    return Ask(data, body=soaked.digest([body]), method="POST")
+
+
+def posted(rng: random.Random, path: str, body: bytes) -> bytes:
     make = rng.choice([with_length, with_chunks])
-    return Ask(make(rng, body), body=soaked.digest([body]), method="POST")
+    return make(rng, path, body)
 
 
-def with_length(_rng: random.Random, body: bytes) -> bytes:
-    return gates.request("/upload", method="POST", body=body)
+def with_length(_rng: random.Random, path: str, body: bytes) -> bytes:
+    return gates.request(path, method="POST", body=body)
 
 
-def with_chunks(rng: random.Random, body: bytes) -> bytes:
+def with_chunks(rng: random.Random, path: str, body: bytes) -> bytes:
     """The body in chunks of any size, some with extensions; a trailer or two."""
-    parts = [gates.request("/upload", "Transfer-Encoding: chunked", method="POST")]
+    parts = [gates.request(path, "Transfer-Encoding: chunked", method="POST")]
     most = max(2, len(body) // rng.randint(1, 20))
     at = 0
     while at < len(body):
@@ -140,6 +147,30 @@ def with_chunks(rng: random.Random, body: bytes) -> bytes:
         at += len(piece)
     trailers = rng.choice([b"", b"", b"X-Sum: 1\r\n", b"A: b\r\nA: c\r\n"])
     return b"".join([*parts, b"0\r\n", trailers, b"\r\n"])
+
+
+def row(rng: random.Random) -> Ask:
+    """One of a batch of rows, or one that does not fit."""
+    body = rng.randbytes(soaked.ROW if rng.random() < 0.8 else rng.randrange(20))
+    fits = len(body) == soaked.ROW
+    reply = body if fits else b"the body has %d bytes, not %d" % (len(body), soaked.ROW)
+    return Ask(posted(rng, "/row", body), 200 if fits else 400, reply, "POST")
+
+
+def echo(rng: random.Random) -> Ask:
+    if rng.random() < 0.1:
+        return Ask(posted(rng, "/echo", soaked.RAISE), 500, None, "POST")
+    body = rng.randbytes(rng.randrange(1, 1000))
+    return Ask(posted(rng, "/echo", body), 200, body, "POST")
+
+
+def hurried(rng: random.Random) -> Ask:
+    """One with a deadline, which may be over before its turn comes."""
+    make, word = rng.choice([row, echo]), rng.choice(["0.001", "0.3", "1", "20"])
+    ask = make(rng)
+    field = f"\r\n{soaked.DEADLINE}: {word}\r\n"
+    data = ask.data.replace(b"\r\n", field.encode(), 1)
+    return dataclasses.replace(ask, data=data, may_expire=True)
 
 
 def fixed(path: str, status: int, body: bytes | None) -> Callable[[random.Random], Ask]:
@@ -152,6 +183,9 @@ SMALL: list[tuple[float, Callable[[random.Random], Ask]]] = [
     (3, lambda rng: of_size(rng, rng.randrange(20_000))),
     (0.3, lambda rng: of_size(rng, rng.randrange(200_000))),
     (2, lambda rng: upload(rng, rng.randrange(5000))),
+    (3, row),
+    (2, echo),
+    (1, hurried),
     (1, fixed("/none", 204, b"")),
     (1, fixed("/missing", 404, b"not here")),
     (0.3, fixed("/raise", 500, None)),
@@ -257,6 +291,9 @@ class Peer:
         """Read the reply to ``ask``, and see that it is that."""
         reply = await self.reply(ask.method)
         what = ask.data[:60]
+        if ask.may_expire and reply.status == 504:
+            self.tally["answered"] += 1
+            return reply
         ensure(reply.status == ask.status, f"{reply.status} to {what!r}")
         if ask.body is not None and reply.body != ask.body:
             got = f"{len(reply.body)} bytes, {reply.body[:40]!r}"
@@ -342,6 +379,9 @@ class Side:
         sample = await self.look("/rest")
         spent = sample["cpu"] - began
         ensure(spent < 0.2, f"{spent:.2f} s of CPU in 0.3 s of rest")
+        waiting, in_use = sample["waiting"], sample["slots_in_use"]
+        is_rest = waiting == 0 and in_use == 1  # its own
+        ensure(is_rest, f"{waiting} requests that wait, {in_use} in slots, at rest")
         self.samples.append(sample)
 
     async def _left(self) -> int:
@@ -363,6 +403,11 @@ class Side:
             ("connections", tally["connections"], tally["connections"]),
             ("rejected", tally["rejected"], tally["rejected"]),
             ("requests", answered, answered + tally["sent and left"]),
+            (
+                "expired",
+                tally["status 504"],
+                tally["status 504"] + tally["sent and left"],
+            ),
             ("timed_out", tally["idled"], tally["connections"]),
             ("bytes_received", 0, tally["bytes sent"]),
             ("bytes_sent", tally["bytes read"] - OWN_BYTES, None),
@@ -845,15 +890,18 @@ def allow_files(n: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (n, hard))
 
 
-async def soak(seconds: float, seed: int, only: str | None, leak: int) -> int:
+async def soak(
+    seconds: float, seed: int, only: str | None, leak: int, threads: int
+) -> int:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         sides = []
         # Of the variables of Python they are given that of sanitized builds alone.
         env = {n: os.environ[n] for n in ("PYTHONMALLOC",) if n in os.environ}
-        for interface in ("request", "wsgi"):
+        for interface in ("request", "wsgi", "router"):
             log = Path(folder, interface + ".log")
             command = [sys.executable, soaked.__file__, interface, str(log)]
-            program = helpers.Program([*command, f"--leak={leak}"], Path(folder), env)
+            given = [f"--leak={leak}", f"--threads={threads}"]
+            program = helpers.Program([*command, *given], Path(folder), env)
             stack.callback(program.kill)
             sides.append(Side(interface, program, log))
         it = Soak(seed, only, sides)
@@ -877,10 +925,13 @@ def main() -> int:
         metavar="BYTES",
         help="have the servers lose so much with each request, to see that it shows",
     )
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="of the servers' handlers"
+    )
     given = parser.parse_args()
     seed = random.randrange(1_000_000) if given.seed is None else given.seed
     allow_files(4096)
-    return asyncio.run(soak(given.seconds, seed, given.only, given.leak))
+    return asyncio.run(soak(given.seconds, seed, given.only, given.leak, given.threads))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What the soak drives: a server whose replies are known from their paths.
 
-    python tests/apps/soaked.py request|wsgi LOG [--leak BYTES]
+    python tests/apps/soaked.py request|wsgi|router LOG [--leak BYTES] [--threads N]
 
-serves these, as a handler of requests or as a WSGI application, until it is stopped:
+serves these until it is stopped: as a handler of requests; as a WSGI application; or as
+a router, which has a handler of batches for each that is marked with *, one of requests
+for /none, /missing and /raise, and the application for all else:
 
     /tag/WORD           the word
     /kept/WORD          the word; the request is kept for a while
@@ -11,7 +13,9 @@ serves these, as a handler of requests or as a WSGI application, until it is sto
     /written/N          the same, by write() (WSGI; or else in pieces)
     /broken/N           the same, but for the end: it raises
     /file/N             the last N bytes of PATTERN, from a file
-    /upload             length and CRC of the body
+    /upload             * length and CRC of the body
+    /row                * the body, which has ROW bytes, or else 400
+    /echo               * the body; if that is RAISE, 500 and an entry in the log
     /none               204
     /missing            404
     /raise              500, and an entry in the log: an exception named Planned
@@ -43,6 +47,10 @@ from fastbatch._server import serve
 PATTERN = random.Random(4).randbytes(1 << 20) * 8
 PIECE = 10_000  # bytes of an item of a stream
 
+ROW = 8  # bytes
+RAISE = b"raise"
+DEADLINE = "X-Deadline-Ms"  # the field for the client's own
+
 KEEPALIVE = 5.0  # seconds
 GRACEFUL = 5.0
 OPTIONS: dict[str, Any] = {
@@ -51,13 +59,14 @@ OPTIONS: dict[str, Any] = {
     "max_input_memory": 1_000_000,  # all that are uploaded together have more
     "keepalive_timeout": KEEPALIVE,
     "graceful_timeout": GRACEFUL,
+    "deadline_header": DEADLINE,
 }
 
 Input = Callable[[], Iterable[bytes]]
 
 
 class Planned(Exception):  # noqa: N818 - no error of anybody
-    """What /raise and /broken raise."""
+    """What /raise, /broken and /echo raise."""
 
 
 class OneLine(logging.Formatter):
@@ -88,8 +97,45 @@ def digest(items: Iterable[bytes]) -> bytes:
     return b"%d %d" % (length, crc)
 
 
+def answer_short(verb: str, body: bytes) -> tuple[int, bytes]:
+    if verb == "row" and len(body) != ROW:
+        return 400, b"the body has %d bytes, not %d" % (len(body), ROW)
+    if body == RAISE:
+        raise Planned("a slot that fails")
+    return 200, body
+
+
+# ---- batches --------------------------------------------------------------------
+
+
+@fastbatch.batch(batch_wait=0.002)
+def digests(batch: fastbatch.Batch) -> list[bytes]:
+    return [digest([body]) for body in batch.bodies]
+
+
+@fastbatch.batch(batch_size=16, concurrency=2)
+def rows(batch: fastbatch.Batch) -> memoryview:
+    return memoryview(batch.stack("uint8", ROW))
+
+
+@fastbatch.batch(batch_wait=0.0005, batch_size=5)
+def echoes(batch: fastbatch.Batch) -> Iterator[bytes | Planned]:
+    """Some early and backwards, the others as they come."""
+    if len(batch) % 2:
+        for i in reversed(range(len(batch))):
+            if batch[i].body != RAISE:
+                batch.reply(i, batch[i].body)
+    for request in list(batch):
+        time.sleep(0.0001)
+        is_good = request.body != RAISE
+        yield request.body if is_good else Planned("a slot that fails")
+
+
+# ---- all kinds ------------------------------------------------------------------
+
+
 class Site:
-    """The replies, for both interfaces."""
+    """The replies, for all interfaces."""
 
     def __init__(self, folder: str, leak: int) -> None:
         self.server: fastbatch.Server | None = None
@@ -121,6 +167,8 @@ class Site:
     def _answer_other(self, verb: str, body: Input) -> tuple[int, Any]:
         if verb == "upload":
             return 200, digest(body())
+        if verb in ("row", "echo"):
+            return answer_short(verb, b"".join(body()))
         if verb == "none":
             return 204, b""
         if verb == "missing":
@@ -171,22 +219,39 @@ class Site:
             return environ["wsgi.file_wrapper"](body)  # type: ignore[no-any-return]
         return [bytes(body)] if isinstance(body, bytes | memoryview) else body
 
+    def of(self, interface: str) -> tuple[Any, str]:
+        """What a server is given, and the interface of that."""
+        if interface == "router":
+            return self.router(), "auto"
+        return (self if interface == "wsgi" else self.handle), interface
+
+    def router(self) -> fastbatch.Router:
+        router = fastbatch.Router(fallback=self, interface="wsgi")
+        router.add("POST", "/upload", digests)
+        router.add("POST", "/row", rows)
+        router.add("POST", "/echo", echoes)
+        for path in ("/none", "/missing", "/raise"):
+            router.add("GET", path, self.handle)
+        return router
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Serve what the soak asks for.")
-    parser.add_argument("interface", choices=["request", "wsgi"])
+    parser.add_argument("interface", choices=["request", "wsgi", "router"])
     parser.add_argument("log", help="the file of the access log")
     parser.add_argument("--leak", type=int, default=0, help="bytes of each request")
+    parser.add_argument("--threads", type=int, default=0, help="that handlers run in")
     arguments = parser.parse_args()
     to_stderr = logging.StreamHandler()
     to_stderr.setFormatter(OneLine())
     logging.basicConfig(level=logging.INFO, handlers=[to_stderr])
     with tempfile.TemporaryDirectory() as folder:
         site = Site(folder, arguments.leak)
-        handler = site if arguments.interface == "wsgi" else site.handle
+        handler, interface = site.of(arguments.interface)
         site.server = fastbatch.Server(
             handler,
-            interface=arguments.interface,
+            interface=interface,
+            threads=arguments.threads,
             access_log=arguments.log,
             access_log_format="json",
             **OPTIONS,
