@@ -1241,14 +1241,14 @@ static void
 test_idle_connection_is_closed_after_its_time(void)
 {
     reset_world();
-    w.limits.keepalive_timeout_ms = 200;
+    w.limits.keepalive_timeout_ms = 1000;
     open_world();
     test_peer silent = peer_open(w.port);
     test_peer client = peer_open(w.port);
     for (int i = 0; i < 5; i++) { /* longer than the time-out, but never idle so long */
         CHECK(peer_say(&client, GET("/a")));
         check_reply(&client, 200, "/a");
-        usleep(80000);
+        usleep(300000);
     }
     check_over(&silent);
     check_over(&client);
@@ -1322,7 +1322,7 @@ static void
 check_slow_reader(const char *request, size_t step)
 {
     reset_world();
-    w.limits.write_timeout_ms = 400;
+    w.limits.write_timeout_ms = 1000;
     make_file();
     open_world();
     test_peer client = peer_open(w.port);
