@@ -35,12 +35,16 @@ is_iterable(PyObject *object)
 }
 
 /* Returns whether headers have items(): 1 or 0, or -1 with an exception set that asking
- * has raised. (PyObject_HasAttrString would swallow it.) */
+ * has raised. (PyObject_HasAttrString would swallow it.) Most are of a kind that need
+ * not be asked. */
 static int
 has_items(PyObject *headers)
 {
     if (PyDict_Check(headers)) {
         return 1;
+    }
+    if (PyTuple_CheckExact(headers) || PyList_CheckExact(headers)) {
+        return 0;
     }
     PyObject *items = PyObject_GetAttrString(headers, "items");
     if (items != NULL) {
