@@ -482,6 +482,7 @@ fill_slot(fb_conn *conn, fb_queue *queue, fb_slot *slot)
     slot->client = conn->client;
     slot->file = conn->exchange->file;
     conn->exchange->file = -1;
+    conn->is_admitted = false;
     conn->queue = queue;
     conn->n_slots++;
     conn->n_requests++;
@@ -605,6 +606,7 @@ block(fb_conn *conn, fb_queue *queue)
 {
     conn->queue = queue;
     conn->is_blocked = true;
+    conn->is_admitted = true;
     stop_reading(conn);
     update_wait(conn);
     fb_queue_block(queue, conn);
@@ -626,13 +628,13 @@ take_or_hold(fb_conn *conn)
 {
     fb_http *http = &conn->exchange->http;
     fb_queue *queue = fb_server_find_queue(conn->server, conn);
-    bool is_admitted = http->phase == FB_PHASE_HELD;
     if (fb_queue_has_place(queue, conn)) {
         fb_http_take_held(http);
         take_request(conn, queue);
         return true;
     }
-    if (conn->n_slots == 0 && !is_admitted && fb_queue_is_full(queue)) {
+    if (conn->n_slots == 0 && !conn->is_admitted && fb_queue_is_full(queue)) {
+        fb_http_take_held(http);
         refuse_full(conn, queue);
         return false;
     }

@@ -86,6 +86,7 @@ struct fb_conn {
     bool is_starved;     /* it does not read, because memory is short */
     bool is_queued;      /* its slots wait for a thread, or one has them: it rests */
     bool is_blocked;     /* in queue->blocked: its next request finds no slot */
+    bool is_admitted;    /* its next request was there, and counts as one that waits */
     bool is_cut;         /* CLOSING, and uv_close is still to be called */
     bool awaits_body;    /* a stream of its output said later */
     bool is_touched;     /* in server->touched */

@@ -334,7 +334,7 @@ static void
 share_collected(fb_pool *pool)
 {
     size_t n_idle;
-    uint64_t now = pool->server->due_fd >= 0 ? uv_hrtime() : 0;
+    uint64_t now = fb_server_look(pool->server);
     fb_queue *queue;
     while ((queue = next_ready(pool->server, now)) != NULL &&
            find_idle(pool, &n_idle) != NULL) {
@@ -413,6 +413,19 @@ fb_pool_share(fb_pool *pool)
         }
     }
     fb_server_rest(pool->server);
+}
+
+bool
+fb_pool_can_share(fb_pool *pool)
+{
+    size_t n_idle;
+    if (next_ready(pool->server, fb_server_look(pool->server)) == NULL) {
+        return false;
+    }
+    uv_mutex_lock(&pool->lock);
+    bool is_idle = find_idle(pool, &n_idle) != NULL;
+    uv_mutex_unlock(&pool->lock);
+    return is_idle;
 }
 
 /* ---- taking back ----------------------------------------------------------------- */

@@ -127,6 +127,9 @@ bool fb_pool_is_busy(fb_pool *pool);
 /* Share out what was collected, and what slow threads have not begun. */
 void fb_pool_share(fb_pool *pool);
 
+/* Returns whether something is due, and a thread is idle. */
+bool fb_pool_can_share(fb_pool *pool);
+
 /* Nothing more will be shared out: the loop is to end as soon as all is back and no
  * connection is left. */
 void fb_pool_wind_up(fb_pool *pool);

@@ -49,8 +49,11 @@ fb_queue_has_place(const fb_queue *queue, const fb_conn *conn)
     if (conn->n_slots == 0) {
         return true;
     }
-    return conn->queue == queue &&
-           (!queue->may_wait || batch->slots[batch->n_slots - 1].owner == conn);
+    if (conn->queue != queue || !queue->may_wait) {
+        return conn->queue == queue;
+    }
+    /* There may be none: all have expired, and it is not settled yet. */
+    return batch->n_slots > 0 && batch->slots[batch->n_slots - 1].owner == conn;
 }
 
 uint64_t
@@ -74,14 +77,25 @@ fb_queue_is_due(const fb_queue *queue, uint64_t now)
     return fb_queue_due_at(queue) <= now;
 }
 
+/* Slots were taken out. They are not in the order of their waits: who was blocked has
+ * waited for longer than it looks. */
+static void
+find_oldest(fb_queue *queue)
+{
+    uint64_t oldest_at = UINT64_MAX;
+    for (size_t i = 0; i < queue->batch.n_slots; i++) {
+        const fb_conn *conn = queue->batch.slots[i].owner;
+        oldest_at = conn->queued_at < oldest_at ? conn->queued_at : oldest_at;
+    }
+    queue->oldest_at = oldest_at;
+}
+
 void
 fb_queue_drop_first(fb_queue *queue, size_t n)
 {
     fb_batch_drop_first(&queue->batch, n);
-    if (queue->batch.n_slots > 0) {
-        const fb_conn *conn = queue->batch.slots[0].owner;
-        queue->oldest_at = conn->queued_at;
-    } else {
+    find_oldest(queue);
+    if (queue->batch.n_slots == 0) {
         queue->expires_at = UINT64_MAX;
     }
 }
@@ -106,6 +120,7 @@ fb_queue_drop_conn(fb_queue *queue, const fb_conn *conn)
     }
     size_t n_before = batch->n_slots;
     fb_batch_drop_owner(batch, conn);
+    find_oldest(queue);
     fb_count_add(&queue->server->stats->n_slots, (uint64_t)batch->n_slots - n_before);
 }
 
@@ -118,17 +133,27 @@ fb_queue_reset(fb_queue *queue)
 
 /* ---- deadlines ------------------------------------------------------------------- */
 
-/* Answer the slots of one connection, from and up to end, that have expired. A reply
- * is never given before that to the request in front of it, so that one expires then
- * at the earliest. Returns how many were answered. */
+/* A reply is never given before that to the request in front of it, which may stand
+ * further ahead where slots do not outlive the iteration: one expires then at the
+ * earliest. Of those behind a reply that says close none is owed. */
+static bool
+has_expired(const fb_slot *slot, uint64_t now)
+{
+    const fb_conn *conn = slot->owner;
+    bool is_next = slot->turn == conn->n_answered;
+    return slot->is_answered || (is_next && slot->expires_at <= now);
+}
+
+/* Answer the slots of one connection, from and up to end, that have expired. Returns
+ * how many were answered. */
 static size_t
 expire_part(fb_queue *queue, size_t from, size_t end, uint64_t now)
 {
     fb_server *server = queue->server;
     fb_slot *slots = queue->batch.slots;
     size_t at = from;
-    while (at < end && (slots[at].is_answered || slots[at].expires_at <= now)) {
-        if (!slots[at].is_answered) { /* else behind a reply that says close */
+    while (at < end && has_expired(&slots[at], now)) {
+        if (!slots[at].is_answered) {
             fb_server_answer(server, &slots[at], 504);
             fb_count_add(&server->stats->queues[queue->batch.queue].n_expired, 1);
         }
@@ -163,6 +188,7 @@ fb_queue_expire(fb_queue *queue, uint64_t now)
         left = fb_batch_close_gap(batch, left, from, end);
     }
     batch->n_slots = left;
+    find_oldest(queue);
 }
 
 /* ---- connections that wait for a slot -------------------------------------------- */

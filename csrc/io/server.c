@@ -273,12 +273,19 @@ parse_ready(fb_server *server)
     }
 }
 
+uint64_t
+fb_server_look(fb_server *server)
+{
+    server->looked_at = server->due_fd >= 0 ? uv_hrtime() : 0; /* else nothing waits */
+    return server->looked_at;
+}
+
 /* Dispatch on the loop what is due. Returns whether there was anything. */
 static bool
 dispatch_due(fb_server *server)
 {
     bool was_due = false;
-    uint64_t now = server->due_fd >= 0 ? uv_hrtime() : 0;
+    uint64_t now = fb_server_look(server);
     for (size_t i = 0; i < server->n_queues; i++) {
         fb_queue *queue = &server->queues[i];
         if (fb_queue_is_due(queue, now)) {
@@ -325,7 +332,7 @@ work_off_and_share(fb_server *server)
         do {
             fb_pool_share(&server->pool);
             work_off(server);
-        } while (has_room(server));
+        } while (has_room(server) || fb_pool_can_share(&server->pool));
     } else if (server->due_fd >= 0) {
         fb_server_rest(server);
     }
@@ -333,16 +340,15 @@ work_off_and_share(fb_server *server)
 
 /* ---- batches that wait to be filled ---------------------------------------------- */
 
-/* Have the timer come when the next batch is due. What is due already waits for a
- * thread. */
+/* Have the timer come when the next batch is due, be it by now: what was due at the last
+ * look waits for a thread. */
 static void
 set_due(fb_server *server)
 {
     uint64_t due_at = UINT64_MAX;
-    uint64_t now = uv_hrtime();
     for (size_t i = 0; i < server->n_queues; i++) {
         uint64_t at = fb_queue_due_at(&server->queues[i]);
-        if (at > now && at < due_at) {
+        if (at > server->looked_at && at < due_at) {
             due_at = at;
         }
     }

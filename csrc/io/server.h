@@ -91,6 +91,7 @@ struct fb_server {
     fb_batch refused;     /* for a request that is answered without a handler */
     int due_fd;           /* a timer: when a batch has waited long enough; or -1 */
     uint64_t due_at;      /* what it is set to, by uv_hrtime; UINT64_MAX: nothing */
+    uint64_t looked_at; /* by uv_hrtime, with due_fd: when what is due was looked for */
     fb_exchange_pool exchanges;
     fb_conn *free_conns; /* for reuse */
     size_t n_free_conns;
@@ -173,6 +174,10 @@ bool fb_server_has_starved(const fb_server *server);
 
 /* Returns the queue of the request in hand of conn. */
 fb_queue *fb_server_find_queue(fb_server *server, const fb_conn *conn);
+
+/* Returns the time by which batches are due now, by uv_hrtime; what is not due yet has
+ * the timer come. */
+uint64_t fb_server_look(fb_server *server);
 
 /* Hand the batch of queue over, if that can be, and settle whoever was in it. */
 void fb_server_dispatch(fb_server *server, fb_queue *queue);
