@@ -157,6 +157,68 @@ test_slots_of_one_owner_are_taken_out(void)
     CHECK_SIZE(batch.n_slots, 0);
 }
 
+static void
+test_gap_of_any_length_is_closed(void)
+{
+    static const uint32_t numbers[] = {0, 1, 2, 3, 4, 5};
+    for (size_t to = 0; to <= 6; to++) {
+        for (size_t from = to; from <= 6; from++) {
+            uint32_t left[6];
+            char text[7] = {0};
+            fill(&batch, "aabbbc");
+            size_t end = fb_batch_close_gap(&batch, to, from, 6);
+            CHECK_SIZE(end, to + 6 - from);
+            CHECK_SIZE(batch.n_slots, 6);
+            memcpy(left, numbers, sizeof(left[0]) * to);
+            memcpy(left + to, numbers + from, sizeof(left[0]) * (6 - from));
+            memcpy(text, "aabbbc", to);
+            memcpy(text + to, &"aabbbc"[from], 6 - from);
+            batch.n_slots = end;
+            check_slots(&batch, &batch, text, left);
+        }
+    }
+}
+
+static void
+test_part_of_a_batch_is_moved_up_and_the_rest_stays(void)
+{
+    fill(&batch, "aabbbc");
+    CHECK_SIZE(fb_batch_close_gap(&batch, 1, 3, 5), 3);
+    CHECK_SIZE(batch.n_slots, 6);
+    CHECK_SIZE(fb_batch_close_gap(&batch, 3, 5, 6), 4);
+    batch.n_slots = 4;
+    check_slots(&batch, &batch, "abbc", (const uint32_t[]){0, 3, 4, 5});
+}
+
+static void
+test_slots_of_an_owner_end_where_those_of_another_begin(void)
+{
+    static const size_t ends[] = {2, 2, 5, 5, 5, 6};
+    fill(&batch, "aabbbc");
+    for (size_t i = 0; i < 6; i++) {
+        CHECK_SIZE(fb_batch_end_of_owner(&batch, i), ends[i]);
+    }
+    fill(&batch, "aba");
+    for (size_t i = 0; i < 3; i++) {
+        CHECK_SIZE(fb_batch_end_of_owner(&batch, i), i + 1);
+    }
+    fill(&batch, "aaa");
+    CHECK_SIZE(fb_batch_end_of_owner(&batch, 0), 3);
+    batch.n_slots = 2; /* what is behind is not looked at */
+    CHECK_SIZE(fb_batch_end_of_owner(&batch, 0), 2);
+}
+
+static void
+test_batch_is_of_queue_0_until_it_is_told(void)
+{
+    batch.queue = 3;
+    fb_batch_init(&batch, 1);
+    CHECK_SIZE(batch.queue, 0);
+    batch.queue = 2;
+    fb_batch_reset(&batch);
+    CHECK_SIZE(batch.queue, 2);
+}
+
 int
 main(void)
 {
@@ -167,5 +229,9 @@ main(void)
     RUN(test_moved_slots_keep_everything);
     RUN(test_first_slots_are_taken_out);
     RUN(test_slots_of_one_owner_are_taken_out);
+    RUN(test_gap_of_any_length_is_closed);
+    RUN(test_part_of_a_batch_is_moved_up_and_the_rest_stays);
+    RUN(test_slots_of_an_owner_end_where_those_of_another_begin);
+    RUN(test_batch_is_of_queue_0_until_it_is_told);
     return check_report("test_batch");
 }

@@ -626,6 +626,38 @@ test_compacting_in_a_body_keeps_the_message(void)
     fb_buf_fini(&in);
 }
 
+/* It is the message in hand for as long as it waits, whatever comes meanwhile. */
+static void
+test_held_request_is_kept_until_it_is_taken(void)
+{
+    static const char held[] =
+        "POST /b HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nbody";
+    open_input();
+    CHECK(feed("GET /a HTTP/1.1\r\nHost: a\r\n\r\n") == FB_FEED_REQUEST);
+    CHECK(feed(held) == FB_FEED_REQUEST);
+    CHECK(http.req.start > 0);
+    fb_http_hold(&http);
+    CHECK(http.phase == FB_PHASE_HELD);
+    CHECK_SIZE(fb_http_body_missing(&http), 0);
+    CHECK(!fb_http_has_empty_lines(&http));
+    for (int i = 0; i < 2; i++) {
+        fb_http_compact(&http, &in);
+        CHECK_TEXT(in.data, in.len, held);
+        CHECK_SIZE(http.req.start, 0);
+        CHECK_SIZE(http.parsed, in.len);
+    }
+    CHECK(fb_buf_append(&in, "GET /c HTTP/1.1\r\nHost: a\r\n\r\n", 29));
+    fb_http_compact(&http, &in);
+    CHECK_SIZE(in.len, sizeof(held) - 1 + 29);
+    CHECK_TEXT(in.data + http.req.path.off, http.req.path.len, "/b");
+    CHECK_TEXT(in.data + http.req.body.off, http.req.body.len, "body");
+    fb_http_take_held(&http);
+    fb_http_compact(&http, &in); /* it is answered */
+    CHECK(fb_http_feed(&http, &in) == FB_FEED_REQUEST);
+    CHECK_TEXT(in.data + http.req.path.off, http.req.path.len, "/c");
+    fb_buf_fini(&in);
+}
+
 /* Between two reads the input is the head and the data so far, whatever the framing. */
 static void
 test_chunk_framing_does_not_stay_in_the_input(void)
@@ -787,6 +819,7 @@ main(int argc, char **argv)
     RUN(test_missing_bytes_of_a_body_are_known);
     RUN(test_compacting_drops_what_is_before_the_message_in_hand);
     RUN(test_compacting_in_a_body_keeps_the_message);
+    RUN(test_held_request_is_kept_until_it_is_taken);
     RUN(test_chunk_framing_does_not_stay_in_the_input);
     RUN(test_closing_up_a_body_leaves_the_request_before_alone);
     RUN(test_every_lenient_flag_of_llhttp_is_off);
