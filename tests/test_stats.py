@@ -416,6 +416,21 @@ def test_who_gets_no_batch_is_counted_of_the_queue(
     assert server.stats()[name] == of_slow(name)
 
 
+@pytest.mark.parametrize("threads", [0, 1])
+def test_request_that_is_handled_does_not_wait(serve: Serve, threads: int) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def handler(_request: fastbatch.Request) -> bytes:
+        seen.append(server.stats())
+        return HELLO
+
+    server = serve(handler, threads=threads)
+    with Connection(server) as client:
+        client.send(get())
+        client.reply()
+    assert [(stats["slots_in_use"], stats["waiting"]) for stats in seen] == [(1, 0)]
+
+
 class Greeter:
     def __call__(self, _request: fastbatch.Request) -> bytes:
         return HELLO

@@ -674,15 +674,22 @@ work_off_tick(fb_server *server)
     resume_accepting(server); /* which starts the tick again if it has to pause again */
 }
 
+/* Queues are the loop's: no other thread may look at them. It does when what was due is
+ * answered or handed over. */
+static void
+publish_queues(const fb_server *server)
+{
+    for (size_t i = 0; i < server->n_queues; i++) {
+        const fb_queue *queue = &server->queues[i];
+        fb_count_set(&server->stats->queues[i].n_waiting,
+                     queue->batch.n_slots + queue->n_blocked);
+    }
+}
+
 void
 fb_server_publish(fb_server *server)
 {
     fb_stats *stats = server->stats;
-    for (size_t i = 0; i < server->n_queues; i++) {
-        const fb_queue *queue = &server->queues[i];
-        fb_count_set(&stats->queues[i].n_waiting,
-                     queue->batch.n_slots + queue->n_blocked);
-    }
     fb_count_set(&stats->n_taken, fb_count_get(&server->heap.n_taken));
     fb_count_set(&stats->n_lines_lost, fb_access_lost(&server->access));
 }
@@ -703,6 +710,7 @@ on_check(uv_check_t *check)
     if (server->due_fd >= 0) {
         set_due(server);
     }
+    publish_queues(server);
     fb_server_publish(server);
     fb_count_set(&server->stats->beat_ms, uv_now(&server->loop));
     server->ops->rest(server->owner);
@@ -1078,6 +1086,7 @@ fb_server_close(fb_server *server)
     fb_pool_close(&server->pool);
     fb_access_close(&server->access);
     if (server->stats != NULL) {
+        publish_queues(server);
         fb_server_publish(server);
     }
     while (server->free_conns != NULL) {
