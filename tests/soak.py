@@ -398,6 +398,8 @@ class Side:
             Wrong: they have not.
         """
         stats, tally = self.samples[-1], self.tally
+        # Those that have expired were not handed over.
+        stats = stats | {"requests": stats["requests"] + stats["expired"]}
         answered = tally["answered"]
         for name, low, high in (
             ("connections", tally["connections"], tally["connections"]),
