@@ -549,6 +549,27 @@ def test_wrong_number_of_replies_is_a_500_for_all(
     assert texts(pipeline(server, 2)) == numbered(2)
 
 
+def test_sequence_of_the_wrong_length_is_not_read(
+    serve_batch: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    read: list[int] = []
+
+    class Long(Sequence[str]):
+        def __len__(self) -> int:
+            return sys.maxsize
+
+        def __getitem__(self, i: Any) -> Any:
+            read.append(i)
+            if i == SLOTS:
+                raise IndexError
+            return "x"
+
+    server = serve_batch(lambda _batch: Long())
+    assert texts(pipeline(server, 5)) == ["500"] * 5
+    assert logged(caplog).endswith(f": {sys.maxsize} replies for a batch of 5")
+    assert read == []
+
+
 @pytest.mark.parametrize("n", [0, 1, 4])
 def test_iterator_that_gives_too_few_leaves_the_rest_to_500s(
     serve_batch: Serve, caplog: pytest.LogCaptureFixture, n: int

@@ -85,13 +85,30 @@ is_sequence(const py_executor *executor, PyObject *result)
     return is_mapping < 0 ? -1 : !is_mapping;
 }
 
-/* It goes by a snapshot, for other threads may change a list meanwhile. */
+/* Returns how many items result says that it has, most if it does not say; or -1 with
+ * an exception set. */
+static Py_ssize_t
+said_length(PyObject *result, size_t most)
+{
+    PyTypeObject *type = Py_TYPE(result);
+    bool says_it = PyType_GetSlot(type, Py_sq_length) != NULL ||
+                   PyType_GetSlot(type, Py_mp_length) != NULL;
+    return says_it ? PyObject_Size(result) : (Py_ssize_t)most;
+}
+
+/* It goes by a snapshot, for other threads may change a list meanwhile; of what has the
+ * wrong length none is made, as that may be of any size. */
 static Py_ssize_t
 give_sequence(py_executor *executor, PyObject *result, PyObject *fail)
 {
     int is_one = PyList_Check(result) ? 1 : is_sequence(executor, result);
     if (is_one <= 0) {
         return is_one < 0 ? -1 : refuse(executor, result);
+    }
+    size_t n_slots = fb_executor_claim_all(executor->io);
+    Py_ssize_t length = said_length(result, n_slots);
+    if (length != (Py_ssize_t)n_slots) {
+        return length;
     }
     PyObject *replies = PySequence_Tuple(result);
     if (replies == NULL) {
