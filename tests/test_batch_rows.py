@@ -66,7 +66,7 @@ def test_item_of_the_first_axis_is_a_reply(
         (numpy.array([[b"a"], [b"b"], [b"c"]]), "of the format 1s was returned"),
         (numpy.array([[1], ["a"], [None]], object), "of the format O was returned"),
         (numpy.zeros((N, 2), "i4,f4"), "of the format T{i:f0:f:f1:} was returned"),
-        (numpy.array(3), "iteration over a 0-d array"),
+        (numpy.array(3), "len() of unsized object"),
         (numpy.zeros((N + 1, 4)), "4 replies for a batch of 3"),
         (numpy.zeros((0, 4)), "0 replies for a batch of 3"),
     ],
