@@ -1129,20 +1129,23 @@ def test_fastbatchs_reply_is_as_long_as_the_floors(
 @pytest.mark.usefixtures("fastbatch")
 def test_one_short_round_next_to_the_floor(tmp_path: Path) -> None:
     output = tmp_path / "floor.json"
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "bench", "floor", "--json", str(output)),
-            *("--rounds", "1", "--seconds", "1", "--warmup", "0"),
-            *("--connections", "20", "--pipeline", "1", "16"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "c=20, 16 per write" in done.stdout
-    results = json.loads(output.read_text())["results"]
+    for seconds in ("1", "5"):  # where others take the cores, none is answered in one
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "bench", "floor", "--json", str(output)),
+                *("--rounds", "1", "--seconds", seconds, "--warmup", "0"),
+                *("--connections", "20", "--pipeline", "1", "16"),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "c=20, 16 per write" in done.stdout
+        results = json.loads(output.read_text())["results"]
+        if all(result["metrics"]["rate"]["median"] > 0 for result in results):
+            break
     assert len(results) == 4
     for result in results:
         assert result["metrics"]["rate"]["median"] > 0
