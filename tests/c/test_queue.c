@@ -379,13 +379,16 @@ let_loop_go(void)
     w.is_loop_held = false;
 }
 
-/* Nothing happens: the loop sleeps but for its beat and its tick. */
+/* Nothing happens: the loop sleeps but for its timers. However long this takes, one
+ * that does not comes round far more often. */
 static void
 check_quiet(void)
 {
     size_t before = w.n_rests;
+    uint64_t began = uv_hrtime();
     usleep(100 * 1000);
-    CHECK(w.n_rests - before < 200);
+    uint64_t ms = (uv_hrtime() - began) / NS_PER_MS;
+    CHECK(w.n_rests - before < 100 + 2 * ms);
 }
 
 /* ---- clients --------------------------------------------------------------------- */
@@ -393,6 +396,9 @@ check_quiet(void)
 #define GET(target) "GET " target " HTTP/1.1\r\nHost: a\r\n\r\n"
 #define GET_BY(target, ms)                                                             \
     "GET " target " HTTP/1.1\r\nHost: a\r\nX-Wait-Ms: " ms "\r\n\r\n"
+/* With a body that may not stay in memory, where max_body_memory is less than that. */
+#define SPOOLED(target)                                                                \
+    "POST " target " HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n12345678"
 
 static test_peer
 ask(const char *request)
@@ -1264,13 +1270,14 @@ static void
 test_who_waits_for_too_long_gets_503_whatever_the_queue(void)
 {
     reset_world(1);
+    w.limits.max_body_memory = 4;
     w.limits.queue_timeout_ms = 40;
     w.rules[1].batch_size = 1;
     open_world();
     test_peer held = hold_queue(0);
     test_peer clients[3];
     for (size_t i = 0; i < 3; i++) {
-        clients[i] = ask(GET("/one") GET("/two"));
+        clients[i] = ask(SPOOLED("/one") SPOOLED("/two"));
     }
     for (size_t i = 0; i < 3; i++) {
         check_reply(&clients[i], 503, NULL);
@@ -1314,9 +1321,6 @@ test_batch_that_waits_to_be_filled_is_left_in_time(void)
 
 /* ---- bodies in files ------------------------------------------------------------- */
 
-#define POST(target) "POST " target " HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\n"
-#define SPOOLED(target) POST(target) "12345678"
-
 static void
 test_spooled_body_of_a_held_request_is_its_own(void)
 {
@@ -1335,19 +1339,18 @@ test_spooled_body_of_a_held_request_is_its_own(void)
     }
 }
 
-/* Refused, expired, too late: join_world counts the descriptors. */
+/* Refused, and expired: join_world counts the descriptors. */
 static void
 test_spooled_bodies_of_what_is_not_run_are_gone(void)
 {
     reset_world(1);
     w.limits.max_body_memory = 4;
-    w.limits.queue_timeout_ms = 60;
     w.rules[1].size = 2;
     w.rules[1].batch_size = 1;
     w.rules[2].deadline_ns = 5 * NS_PER_MS;
     open_world();
     test_peer held = hold_queue(0);
-    test_peer waiting = ask(SPOOLED("/one?a") SPOOLED("/two?b"));
+    test_peer waiting = ask(SPOOLED("/one?a"));
     wait_for_waiting(1, 1);
     test_peer blocked = ask(SPOOLED("/one?c"));
     wait_for_waiting(1, 2);
@@ -1356,11 +1359,11 @@ test_spooled_bodies_of_what_is_not_run_are_gone(void)
     check_last_reply(&refused, 503, NULL);
     check_reply(&expired, 504, NULL);
     check_last_reply(&expired, 504, NULL);
-    check_last_reply(&waiting, 503, NULL);
-    check_last_reply(&blocked, 503, NULL);
     let_queue_go(0);
+    check_last_reply(&waiting, 200, "/one?a");
+    check_last_reply(&blocked, 200, "/one?c");
     check_last_reply(&held, 200, "/");
-    CHECK_SIZE(w.n_batches, 1);
+    CHECK_SIZE(w.n_batches, 3);
     close_world();
 }
 
@@ -1398,10 +1401,14 @@ test_peers_that_leave_while_they_wait(void)
         test_peer clients[5];
         for (size_t n = 0; n < 5; n++) {
             clients[n] = ask(requests[n]);
+            if (n < 2) {
+                wait_for_waiting(1, n + 2);
+            }
         }
         wait_for_expired(2, 1);
         wait_for_expired(1, 2);
         wait_for_waiting(1, 3);
+        wait_for_waiting(2, 2);
         for (size_t n = 0; n < 5; n++) {
             leave(&clients[n], i % 2 != 0);
         }
