@@ -10,7 +10,8 @@
  * The input is a program of steps in letters: see the table of steps. Other input is
  * what one client sends. The server is the real one, on this thread, step by step, and
  * its flusher's thread is not started. Its clock stands still and its system calls fail
- * as the program says: see kernel.h.
+ * as the program says: see kernel.h. It may have queues: then a batch is of one of them,
+ * what is refused or expires is answered in its turn, and no batch is forgotten.
  */
 #include "core/proxy.h"
 #include "io/file.h"
@@ -39,6 +40,8 @@
 #define MOST_FDS 128               /* descriptors, more than a run has open */
 #define CONTENT_BYTES (160 * 1024)
 #define N_STARTS 4096 /* places in content where bodies begin */
+#define N_QUEUES 3
+#define MOST_ROUTES (16 * 16) /* of paths of a kind and a size */
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 void __real_fb_conn_open(const fb_listener *listener, int fd,
@@ -47,6 +50,8 @@ void __wrap_fb_conn_open(const fb_listener *listener, int fd,
                          const struct sockaddr *peer);
 void __real_fb_server_conn_gone(fb_server *server, fb_conn *conn);
 void __wrap_fb_server_conn_gone(fb_server *server, fb_conn *conn);
+void __real_fb_server_answer(fb_server *server, fb_slot *slot, int status);
+void __wrap_fb_server_answer(fb_server *server, fb_slot *slot, int status);
 
 typedef struct client {
     int fd;           /* or -1 */
@@ -70,6 +75,8 @@ typedef struct client {
 typedef struct world {
     fb_server server;
     fb_limits limits;
+    bool has_queues;
+    fb_queue_rules rules[N_QUEUES];
     struct sockaddr_un addr; /* of the listener */
     socklen_t addr_len;
     client clients[MOST_CLIENTS]; /* as they connected */
@@ -97,6 +104,9 @@ typedef struct world {
 } world;
 
 static world w;
+static char paths[MOST_ROUTES][4];
+static fb_route routes[MOST_ROUTES]; /* by the size */
+static size_t n_routes;
 static char content[CONTENT_BYTES];
 static int content_fd; /* the same, as a file */
 
@@ -441,10 +451,14 @@ check_spooled(const fb_slot *slot, const char *want, size_t len)
 
 /* The slot is what a parser makes of what comes next of the bytes of its client. */
 static void
-check_slot(client *it, const fb_slot *slot)
+check_slot(client *it, const fb_slot *slot, uint32_t queue)
 {
+    const fb_conn *conn = slot->owner;
     require(!it->has_last && !it->has_closed, "a request behind the last one");
-    require(slot->turn == it->n_slots++, "slots out of turn");
+    require(slot->turn == conn->n_answered + it->n_slots++, "slots out of turn");
+    require(queue == fb_route_find(w.server.routes, w.server.n_routes, slot->data,
+                                   &slot->req),
+            "of another queue");
     it->n_taken++;
     require(next_request(it) == FB_FEED_REQUEST, "no such request");
     const fb_request *want = &it->http.req;
@@ -571,10 +585,11 @@ out_of(const client *it, const fb_slot *slot)
 
 /* Returns what a reply may say; while the server stops, the last one says close. */
 static bool
-keeps_alive(const client *it, const fb_slot *slot)
+keeps_alive(const fb_slot *slot)
 {
     bool keeps = fb_conn_keeps_alive(slot->owner, slot);
-    require(keeps || !slot->req.keep_alive || slot->turn + 1 == it->n_slots,
+    const fb_conn *conn = slot->owner;
+    require(keeps || !slot->req.keep_alive || slot->turn + 1 == conn->n_slots,
             "close, but there are requests behind it");
     return keeps;
 }
@@ -591,7 +606,7 @@ answer(client *it, fb_slot *slot)
         .framing = FB_FRAMING_LENGTH,
         .length = len,
         .is_http10 = slot->req.minor == 0,
-        .keep_alive = keeps_alive(it, slot) && kind != ANSWER_CLOSE,
+        .keep_alive = keeps_alive(slot) && kind != ANSWER_CLOSE,
     };
     bool has_body = has_own_body(kind) && !slot->req.is_head;
     fb_body body = {0};
@@ -626,6 +641,34 @@ leave(client *it, const fb_slot *slot)
     };
     w.n_due++;
     reader_expect(&it->reader, &due);
+}
+
+/* The server answers what it gives to no handler: it is refused, or has expired. */
+void
+__wrap_fb_server_answer(fb_server *server, fb_slot *slot, int status)
+{
+    const fb_conn *conn = slot->owner;
+    client *it = client_of(conn);
+    uint32_t queue = conn->queue->batch.queue;
+    slot->data = conn->exchange->in.data + slot->req.start;
+    it->n_slots = 0;
+    check_slot(it, slot, queue);
+    require(status == 504 || (status == w.rules[queue].full_status &&
+                              conn->queue->batch.n_slots >= w.rules[queue].size),
+            "refused for nothing");
+    require(status != 504 || slot->expires_at <= uv_hrtime(), "it has not expired");
+    if (out_of(it, slot) != NULL) {
+        const reply_due due = {
+            .status = (uint16_t)status,
+            .framing = FB_FRAMING_LENGTH,
+            .is_head = slot->req.is_head,
+            .says_close = !keeps_alive(slot),
+        };
+        w.n_due++;
+        reader_expect(&it->reader, &due);
+        it->has_closed = it->has_closed || due.says_close;
+    }
+    __real_fb_server_answer(server, slot, status);
 }
 
 static void
@@ -704,7 +747,13 @@ on_dispatch(void *owner, fb_batch *batch)
     }
     for (size_t i = 0; i < batch->n_slots; i++) {
         require(!batch->slots[i].is_answered, "answered before it was asked");
-        check_slot(client_of(batch->slots[i].owner), &batch->slots[i]);
+        check_slot(client_of(batch->slots[i].owner), &batch->slots[i], batch->queue);
+    }
+    for (size_t i = 0; i < w.n_accepted; i++) {
+        const client *it = &w.clients[i];
+        require(it->n_slots == 0 ||
+                    it->n_slots == it->conn->n_slots - it->conn->n_answered,
+                "slots of one connection in several batches");
     }
     bool goes_on = true;
     for (size_t i = 0; i < w.n_accepted; i++) {
@@ -742,12 +791,38 @@ static const fb_server_ops server_ops = {
 
 /* ---- the loop, step by step ------------------------------------------------------ */
 
+/* Returns whether there are requests that are not due yet. */
+static bool
+has_waiting(void)
+{
+    bool has_some = false;
+    for (size_t i = 0; i < w.server.n_queues; i++) {
+        has_some = has_some || w.server.queues[i].batch.n_slots > 0;
+    }
+    return has_some;
+}
+
+/* What waits to be a full batch does so until its time is over. */
+static void
+check_queue(const fb_queue *queue)
+{
+    size_t n = queue->batch.n_slots;
+    require(queue->n_blocked == 0 && queue->n_running == 0, "no threads, but a wait");
+    if (n > 0) {
+        require(queue->rules.batch_wait_ns > 0 && n < queue->batch.size,
+                "the loop would wait, but there is a batch");
+        require(kernel_timer_at() <= fb_queue_due_at(queue), "a batch is forgotten");
+    }
+}
+
 static void
 check_no_work(void)
 {
-    require(w.server.queues[0].batch.n_slots == 0 && w.server.touched == NULL &&
-                w.server.ready == NULL,
+    require(w.server.touched == NULL && w.server.ready == NULL,
             "the loop would wait, but there is work");
+    for (size_t i = 0; i < w.server.n_queues; i++) {
+        check_queue(&w.server.queues[i]);
+    }
 }
 
 /* A poll gave nothing: but for NOWAIT, the loop would have waited there. */
@@ -813,11 +888,34 @@ may_ask_once(const fb_conn *conn)
     return conn->n_requests == 0 && waited < FB_FIRST_REQUEST_MS + FB_TICK_MAX_MS;
 }
 
-/* The loop is at rest: the connection waits for its client. */
+/* The slots of the connection wait, all that are not answered. */
+static void
+check_waiting(const fb_conn *conn)
+{
+    uint32_t n = 0;
+    const fb_batch *batch = &conn->queue->batch;
+    for (size_t i = 0; i < batch->n_slots; i++) {
+        const fb_slot *slot = &batch->slots[i];
+        if (slot->owner == conn) {
+            require(slot->turn == conn->n_answered + n++ && !slot->is_answered,
+                    "slots wait out of turn");
+        }
+    }
+    require(n > 0 && n == conn->n_slots - conn->n_answered, "slots are lost");
+    require(conn->is_queued && !conn->is_touched && !conn->is_ready &&
+                conn->state != FB_CONN_CLOSING && conn->wait_node.prev != NULL,
+            "it waits in a queue or not");
+}
+
+/* The loop is at rest: the connection waits for its client, or in a queue. */
 static void
 check_conn(client *it)
 {
     const fb_conn *conn = it->conn;
+    if (conn->n_slots > 0) {
+        check_waiting(conn);
+        return;
+    }
     require(!fb_server_closes_idle(&w.server) || conn->state == FB_CONN_LINGERING ||
                 !fb_conn_is_idle(conn) || may_ask_once(conn),
             "it is idle, and the server stops");
@@ -842,7 +940,12 @@ check_conn(client *it)
 static void
 check_rest(void)
 {
+    size_t n_slots = 0;
     check_no_work();
+    for (size_t i = 0; i < w.server.n_queues; i++) {
+        n_slots += w.server.queues[i].batch.n_slots;
+    }
+    require(fb_count_get(&w.server.stats->n_slots) == n_slots, "slots are miscounted");
     for (size_t i = 0; i < w.n_accepted; i++) {
         if (w.clients[i].conn != NULL) {
             check_conn(&w.clients[i]);
@@ -861,6 +964,10 @@ settle(void)
         for (size_t i = 0; i < w.n_clients; i++) {
             goes_on = push(&w.clients[i], SIZE_MAX) || goes_on;
             goes_on = receive(&w.clients[i], SIZE_MAX) || goes_on;
+        }
+        if (!goes_on && has_waiting()) {
+            kernel_pass_ms(1);
+            goes_on = true;
         }
     }
     check_rest();
@@ -896,6 +1003,7 @@ as_digit(unsigned digit)
 
 typedef enum form {
     FORM_GET,
+    FORM_GET_BY,
     FORM_HEAD,
     FORM_10,
     FORM_10_ON,
@@ -909,6 +1017,7 @@ ask(client *it, form how, size_t times)
 {
     static const char *const forms[] = {
         [FORM_GET] = "GET /%c%c HTTP/1.1\r\nHost: a\r\n\r\n",
+        [FORM_GET_BY] = "GET /%c%c HTTP/1.1\r\nHost: a\r\nX-Wait-Ms: %u\r\n\r\n",
         [FORM_HEAD] = "HEAD /%c%c HTTP/1.1\r\nHost: a\r\n\r\n",
         [FORM_10] = "GET /%c%c HTTP/1.0\r\n\r\n",
         [FORM_10_ON] = "GET /%c%c HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
@@ -920,10 +1029,11 @@ ask(client *it, form how, size_t times)
     };
     char kind = as_digit(next_digit());
     char size = as_digit(next_digit());
-    unsigned body_len =
-        how == FORM_LENGTH || how == FORM_EXPECT ? sizes[next_digit()] : 0;
+    bool has_number = how == FORM_LENGTH || how == FORM_EXPECT || how == FORM_GET_BY;
+    unsigned number =
+        has_number ? sizes[next_digit()] : 0; /* bytes of its body, or ms */
     char text[160];
-    int len = snprintf(text, sizeof(text), forms[how], kind, size, body_len);
+    int len = snprintf(text, sizeof(text), forms[how], kind, size, number);
     for (size_t i = 0; i < times && it->n_asked < MOST_REQUESTS; i++) {
         it->n_asked++;
         say(it, text, (size_t)len);
@@ -1050,6 +1160,9 @@ step(void)
     case 'h' & 31: /* HEAD */
         ask(next_client(), FORM_HEAD, 1);
         break;
+    case 'i' & 31: /* GET that waits no longer: client, kind, size, time */
+        ask(next_client(), FORM_GET_BY, 1);
+        break;
     case 'k' & 31: /* POST of chunks, which follow */
         ask(next_client(), FORM_CHUNKED, 1);
         break;
@@ -1170,6 +1283,25 @@ choose_timeouts(fb_limits *limits, unsigned digit)
     limits->graceful_timeout_ms = (digit & 4) != 0 ? 0 : ms;
 }
 
+static void
+choose_queues(unsigned batch, unsigned wait)
+{
+    static const uint64_t waits_ns[] = {0, 110 * 1000, 1000 * 1000, 30 * 1000 * 1000};
+    static const size_t most[] = {FB_QUEUE_SIZE, 1, 2, 5};
+    w.has_queues = true;
+    for (uint32_t i = 0; i < N_QUEUES; i++) {
+        w.rules[i] = (fb_queue_rules){
+            .is_whole = i > 0,
+            .concurrency = 1,
+            .batch_size = 1 + (batch + 3 * i) % 8,
+            .batch_wait_ns = waits_ns[(wait + i) & 3],
+            .deadline_ns = i > 0 && (batch & 8) != 0 ? i * 100 * 1000 * 1000 : 0,
+            .size = most[(wait >> 2) & 3],
+            .full_status = i == 1 ? 429 : 503,
+        };
+    }
+}
+
 /* The first digits of a program are the options. */
 static void
 choose_options(void)
@@ -1192,6 +1324,11 @@ choose_options(void)
     unsigned log = next_digit();
     w.logs = (log & 1) != 0;
     w.log_format = (log & 2) != 0 ? FB_LINE_JSON : FB_LINE_COMBINED;
+    if ((log & 4) != 0) {
+        kernel_slow_looks(look_ns[others & 3] / 8); /* queues take more looks */
+        unsigned batch = next_digit();
+        choose_queues(batch, next_digit());
+    }
 }
 
 /* Returns a unix socket at an address of its own. */
@@ -1208,14 +1345,13 @@ bind_listener(void)
     return fd;
 }
 
-/* Zeroed, but for the slots that the last run could not use, which are a megabyte, and
- * for the clients, which are when they connect. */
+/* Zeroed, but for the slots that no run uses, which are a megabyte, and for the clients,
+ * which are when they connect. */
 static void
 clear_world(void)
 {
-    char *slots = (char *)w.server.queues[0].batch.slots;
-    char *behind = (char *)(w.server.queues[0].batch.slots + FB_BATCH_SLOTS);
-    memset(slots, 0, w.limits.batch_size * sizeof(fb_slot));
+    char *slots = (char *)&w.server.refused.slots[1];
+    char *behind = (char *)(w.server.refused.slots + FB_BATCH_SLOTS);
     memset(&w, 0, (size_t)(slots - (char *)&w));
     memset(behind, 0, (size_t)((char *)w.clients - behind));
     memset(&w.n_clients, 0, sizeof(w) - offsetof(world, n_clients));
@@ -1232,6 +1368,11 @@ open_server(void)
         .limits = &w.limits,
         .fds = &fd,
         .n_fds = 1,
+        .queues = w.has_queues ? w.rules : NULL,
+        .n_queues = N_QUEUES,
+        .routes = routes,
+        .n_routes = w.has_queues ? n_routes : 0,
+        .deadline_field = w.has_queues ? "x-wait-ms" : NULL,
         .server_value = "fuzz",
         .temp_dir = "/tmp",
         .wakeup_fd = w.wakeup[0],
@@ -1374,6 +1515,26 @@ run_raw(void)
     end(0);
 }
 
+/* Three quarters of the sizes have a queue, every other its own. */
+static void
+make_routes(void)
+{
+    for (unsigned i = 0; i < MOST_ROUTES; i++) {
+        char *path = paths[i];
+        path[0] = '/';
+        path[1] = as_digit(i / 16);
+        path[2] = as_digit(i % 16);
+        if (i % 4 != 0) {
+            routes[n_routes++] = (fb_route){
+                .path = path,
+                .path_len = 3,
+                .method = FB_ANY_METHOD,
+                .queue = 1 + i % 2,
+            };
+        }
+    }
+}
+
 /* What is there once for all runs; libuv has such things, too. */
 static void
 open_once(void)
@@ -1381,6 +1542,7 @@ open_once(void)
     uv_loop_t loop;
     require(uv_loop_init(&loop) == 0 && uv_loop_close(&loop) == 0, "no loop");
     signal(SIGPIPE, SIG_IGN);
+    make_routes();
     for (size_t i = 0; i < CONTENT_BYTES; i++) {
         content[i] = (char)('a' + (i * i + i / 251) % 26);
     }

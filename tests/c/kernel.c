@@ -13,10 +13,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/timerfd.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -37,6 +39,9 @@ ssize_t __real_pread(int fd, void *to, size_t len, off_t at);
 ssize_t __real_read(int fd, void *to, size_t len);
 ssize_t __real_sendfile(int to, int from, off_t *at, size_t len);
 long __real_syscall(long number, long a, long b, long c, long d, long e, long f);
+int __real_timerfd_create(int clock, int flags);
+int __real_timerfd_settime(int fd, int flags, const struct itimerspec *when,
+                           struct itimerspec *was);
 ssize_t __real_write(int fd, const void *bytes, size_t len);
 ssize_t __real_writev(int fd, const struct iovec *runs, int n);
 void *__real_fb_heap_take(fb_heap *heap, size_t size);
@@ -54,6 +59,9 @@ ssize_t __wrap_pread(int fd, void *to, size_t len, off_t at);
 ssize_t __wrap_read(int fd, void *to, size_t len);
 ssize_t __wrap_sendfile(int to, int from, off_t *at, size_t len);
 long __wrap_syscall(long number, long a, long b, long c, long d, long e, long f);
+int __wrap_timerfd_create(int clock, int flags);
+int __wrap_timerfd_settime(int fd, int flags, const struct itimerspec *when,
+                           struct itimerspec *was);
 ssize_t __wrap_write(int fd, const void *bytes, size_t len);
 ssize_t __wrap_writev(int fd, const struct iovec *runs, int n);
 void *__wrap_fb_heap_take(fb_heap *heap, size_t size);
@@ -74,13 +82,16 @@ static const int ways[KERNEL_CALLS][MOST_WAYS] = {
     [KERNEL_OUTQ] = {ENOTTY, EINVAL, ENOTTY, EINVAL, ENOTTY, EINVAL, ENOTTY},
 };
 
-typedef enum fd_kind { FD_OTHER, FD_CONN, FD_SPOOL } fd_kind;
+typedef enum fd_kind { FD_OTHER, FD_CONN, FD_SPOOL, FD_TIMER } fd_kind;
 
 static struct {
     bool is_on;
-    uint64_t now;     /* nanoseconds */
-    uint64_t look_ns; /* what a look at the clock costs */
-    int narrow;       /* bytes */
+    uint64_t now;      /* nanoseconds */
+    uint64_t look_ns;  /* what a look at the clock costs */
+    uint64_t timer_at; /* nanoseconds; UINT64_MAX: never */
+    int timer_fd;
+    bool has_timer_come; /* and nobody has read that */
+    int narrow;          /* bytes */
     int n_events;
     unsigned memory_in;         /* blocks until one is not to be had; 0: never */
     unsigned due[KERNEL_CALLS]; /* calls until one fails; 0: never */
@@ -97,6 +108,7 @@ kernel_begin(const fb_heap *heap, void (*on_quiet_poll)(void))
 {
     memset(&k, 0, sizeof(k));
     k.now = FIRST_MOMENT;
+    k.timer_at = UINT64_MAX;
     k.heap = heap;
     k.on_quiet_poll = on_quiet_poll;
     k.is_on = true;
@@ -141,10 +153,28 @@ kernel_has_failed_to_store(void)
     return k.has_failed_to_store;
 }
 
+static void
+pass_ns(uint64_t ns)
+{
+    const uint64_t once = 1;
+    k.now += ns;
+    if (k.timer_at <= k.now && !k.has_timer_come) {
+        k.has_timer_come = true;
+        ssize_t n = __real_write(k.timer_fd, &once, sizeof(once));
+        (void)n;
+    }
+}
+
 void
 kernel_pass_ms(uint64_t ms)
 {
-    k.now += ms * 1000000;
+    pass_ns(ms * 1000000);
+}
+
+uint64_t
+kernel_timer_at(void)
+{
+    return k.timer_at;
 }
 
 void
@@ -243,7 +273,7 @@ __wrap_clock_gettime(clockid_t id, struct timespec *now)
     if (!k.is_on) {
         return __real_clock_gettime(id, now);
     }
-    k.now += k.look_ns;
+    pass_ns(k.look_ns);
     now->tv_sec = (time_t)(k.now / 1000000000);
     now->tv_nsec = (long)(k.now % 1000000000);
     return 0;
@@ -331,6 +361,10 @@ ssize_t
 __wrap_read(int fd, void *to, size_t len)
 {
     ssize_t result;
+    if (is_of(fd, FD_TIMER)) {
+        k.timer_at = UINT64_MAX;
+        k.has_timer_come = false;
+    }
     if (is_of(fd, FD_CONN) && is_settled(KERNEL_READ, &len, &result)) {
         return result;
     }
@@ -356,6 +390,36 @@ __wrap_syscall(long number, long a, long b, long c, long d, long e, long f)
         return -1;
     }
     return __real_syscall(number, a, b, c, d, e, f);
+}
+
+/* The timers that threads wait for are real: none is started. */
+int
+__wrap_timerfd_create(int clock, int flags)
+{
+    if (!k.is_on || (flags & TFD_NONBLOCK) == 0) {
+        return __real_timerfd_create(clock, flags);
+    }
+    k.timer_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    mark(k.timer_fd, FD_TIMER);
+    return k.timer_fd;
+}
+
+/* A time that has passed comes at once. */
+int
+__wrap_timerfd_settime(int fd, int flags, const struct itimerspec *when,
+                       struct itimerspec *was)
+{
+    if (!is_of(fd, FD_TIMER)) {
+        return __real_timerfd_settime(fd, flags, when, was);
+    }
+    uint64_t unused;
+    ssize_t n = __wrap_read(fd, &unused, sizeof(unused)); /* it has not come any more */
+    (void)n;
+    k.timer_at =
+        (uint64_t)when->it_value.tv_sec * 1000000000 + (uint64_t)when->it_value.tv_nsec;
+    k.timer_at = k.timer_at == 0 ? UINT64_MAX : k.timer_at;
+    pass_ns(0);
+    return 0;
 }
 
 ssize_t

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 typedef enum kernel_call {
     KERNEL_READ,   /* from a connection */
@@ -50,7 +51,7 @@ bool kernel_has_failed(void);
 /* Returns whether a body may have failed to be stored. */
 bool kernel_has_failed_to_store(void);
 
-/* Let time pass. */
+/* Let time pass; a timer may come. */
 void kernel_pass_ms(uint64_t ms);
 
 /* How long each look at the clock takes, nanoseconds. */
@@ -62,6 +63,10 @@ void kernel_narrow(int bytes);
 
 /* Returns how many events the last poll gave. */
 int kernel_events(void);
+
+/* Returns when the timer comes that was set to a time of the clock, or came, if nobody
+ * has read that, nanoseconds; UINT64_MAX: never. */
+uint64_t kernel_timer_at(void);
 
 /* Returns a file without a name; of the real kernel. */
 int kernel_new_file(void);
