@@ -416,15 +416,17 @@ def test_who_gets_no_batch_is_counted_of_the_queue(
     assert server.stats()[name] == of_slow(name)
 
 
-@pytest.mark.parametrize("threads", [0, 1])
-def test_request_that_is_handled_does_not_wait(serve: Serve, threads: int) -> None:
+@pytest.mark.parametrize(("threads", "batch_wait"), [(0, 0), (0, 0.001), (1, 0)])
+def test_request_that_is_handled_does_not_wait(
+    serve: Serve, threads: int, batch_wait: float
+) -> None:
     seen: list[dict[str, Any]] = []
 
     def handler(_request: fastbatch.Request) -> bytes:
         seen.append(server.stats())
         return HELLO
 
-    server = serve(handler, threads=threads)
+    server = serve(handler, threads=threads, batch_wait=batch_wait)
     with Connection(server) as client:
         client.send(get())
         client.reply()

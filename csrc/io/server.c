@@ -145,6 +145,8 @@ dispatch_queue(fb_server *server, fb_queue *queue)
     fb_executor *executor = &server->executor;
     executor->batch = batch;
     fb_executor_begin(executor);
+    /* Those that the handler is given do not wait any more. */
+    fb_count_set(&server->stats->queues[batch->queue].n_waiting, queue->n_blocked);
     uint64_t began = uv_now(&server->loop);
     fb_flusher_begin(&server->flusher, batch->n_slots);
     bool goes_on = server->ops->dispatch(server->owner, batch);
