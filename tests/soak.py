@@ -13,7 +13,7 @@ line of each reply. In the end a signal stops the servers in good order.
 
 It prints a summary, and what went wrong with the seed that it happened with. Its status
 is 0 if nothing did. Memory is only reported for builds whose allocators keep it: those
-with a sanitizer, and free-threaded ones.
+with a sanitizer, and free-threaded ones; and with threads, each of which keeps some.
 """
 
 import argparse
@@ -59,7 +59,7 @@ MAX_ERRORS = 20  # then it ends early
 BYTES_PER_REQUEST = 50
 BYTES_BESIDES = 2 << 20
 
-OWN_BYTES = 10_000  # that the reply which says what was sent has at the most
+OWN_BYTES = 50_000  # that the reply which says what was sent has at the most
 
 LONG_PATTERN = PATTERN * 3
 
@@ -728,7 +728,9 @@ KINDS: dict[Callable[[Visit], Awaitable[None]], float] = {
 
 
 class Soak:
-    def __init__(self, seed: int, only: str | None, sides: list[Side]) -> None:
+    def __init__(
+        self, seed: int, only: str | None, sides: list[Side], threads: int
+    ) -> None:
         self.seed = seed
         self.sides = sides
         self.visits: collections.Counter[str] = collections.Counter()
@@ -738,6 +740,7 @@ class Soak:
             for kind, weight in KINDS.items()
             if only in (None, kind.__name__)
         }
+        self._keeps_memory = threads > 0 or keeps_memory()
         self.lag = 0.0  # seconds, the longest
         self._n_visits = 0
         self._slots = {
@@ -837,7 +840,7 @@ class Soak:
             found = [*side.log_is_clean()]
             grown, n_requests = side.growth()
             bound = BYTES_BESIDES + BYTES_PER_REQUEST * n_requests
-            if grown > bound and not keeps_memory():
+            if grown > bound and not self._keeps_memory:
                 found.append(
                     f"memory has grown by {grown:.0f} bytes in {n_requests} requests"
                 )
@@ -906,7 +909,7 @@ async def soak(
             program = helpers.Program([*command, *given], Path(folder), env)
             stack.callback(program.kill)
             sides.append(Side(interface, program, log))
-        it = Soak(seed, only, sides)
+        it = Soak(seed, only, sides, threads)
         await it.run(seconds)
         await it.stop()
         it.judge()
