@@ -147,25 +147,34 @@ def looking_at(server: fastbatch.Server) -> list[Callable[[], object]]:
     return [server.stats, server.reopen_access_log, lambda: server.addresses]
 
 
-def ask(server: fastbatch.Server, client: int, check: Callable[..., None]) -> None:
+def ask(
+    server: fastbatch.Server,
+    client: int,
+    check: Callable[..., None],
+    make: Callable[[int], bytes] = request_of,
+) -> None:
     """Pipeline requests on connections, of which each third is left unread."""
     for burst in range(N_BURSTS):
         first = (client * N_BURSTS + burst) * BURST
         with Connection(server) as connection:
-            connection.send(b"".join(request_of(first + i) for i in range(BURST)))
+            connection.send(b"".join(make(first + i) for i in range(BURST)))
             if burst % 3 == 2:
                 continue
             for i in range(BURST):
                 check(connection.reply(), first + i)
 
 
-def ask_all(servers: list[fastbatch.Server], check: Callable[..., None]) -> None:
-    """Have clients ask all servers at once."""
+def ask_all(
+    servers: list[fastbatch.Server],
+    check: Callable[..., None],
+    make: Callable[[int], bytes] = request_of,
+) -> None:
+    """Have clients ask all servers at once, for what ``make`` makes of a number."""
     with Others(ask, N_CLIENTS) as clients:
         for client, server in zip(
             range(N_CLIENTS), itertools.cycle(servers), strict=False
         ):
-            clients.give(server, client, check)
+            clients.give(server, client, check, make)
 
 
 def says_its_number(reply: helpers.Reply, n: int) -> None:
@@ -281,6 +290,91 @@ def test_batch_is_empty_to_all_threads_but_the_one_it_was_given(
         with again_and_again(*looking_at(server)):
             ask_all([server], says_its_number)
         server.stop()
+
+
+@in_threads
+def test_what_a_batch_handler_has_may_come_to_other_threads(
+    serve: Serve, threads: int
+) -> None:
+    kept: list[Any] = []
+
+    def look(batch: fastbatch.Batch, requests: Any, columns: Any, given: Any) -> None:
+        numbers, bodies, stack = columns
+        for i in range(len(given)):
+            given[i] = str(numbers[i])  # while it is read
+        assert (len(batch), batch.queue) == (0, 0)
+        for use in (batch.json, batch.unanswered, lambda: batch.stack("B", 1)):
+            with pytest.raises(RuntimeError):
+                use()
+        for n, request, body in zip(numbers, requests, bodies, strict=True):
+            check_request(request, n)
+            assert body == body_of(n)
+        rows = memoryview(stack)
+        for n, row, is_held in zip(numbers, rows.tolist(), stack.mask, strict=True):
+            assert bytes(row) == (body_of(n) if is_held else bytes(len(row)))
+        if numbers[0] % 5 == 0:
+            kept.append((batch, requests, columns))
+
+    @fastbatch.batch(batch_wait=0.0005, batch_size=20)
+    def handler(batch: fastbatch.Batch) -> list[str]:
+        numbers = list(map(number_of, batch))
+        stack = batch.stack("B", len(batch[-1].body))
+        columns = (numbers, batch.bodies, stack)
+        given = [str(n) for n in numbers]
+        others.give(batch, batch[:], columns, given)
+        return given
+
+    def check(reply: helpers.Reply, n: int) -> None:
+        if reply.status == 400:
+            assert reply.body.startswith(b"the body has %d bytes" % len(body_of(n)))
+        else:
+            says_its_number(reply, n)
+
+    with Others(look) as others:
+        server = serve(handler, **options(threads, max_body_memory=1000))
+        with again_and_again(*looking_at(server)):
+            ask_all([server], check)
+        server.stop()
+    for batch, requests, (numbers, *_) in kept:
+        assert len(batch) == 0
+        for request, n in zip(requests, numbers, strict=True):
+            check_request(request, n)
+
+
+@in_threads
+def test_batches_of_several_queues_are_answered_while_others_grow(
+    serve: Serve, threads: int
+) -> None:
+    router = fastbatch.Router(fallback=lambda request: request.query_string)
+
+    @router.post("/each")
+    @fastbatch.batch(batch_wait=0.0005)
+    def each(batch: fastbatch.Batch) -> Iterator[str]:
+        for i in reversed(range(len(batch))):
+            if i % 2:
+                batch.reply(i, batch[i].query_string)
+        for request in batch:
+            yield request.query_string
+
+    @router.post("/all")
+    @fastbatch.batch(batch_size=5, concurrency=2)
+    def give_all(batch: fastbatch.Batch) -> list[str]:
+        return [request.query_string for request in batch]
+
+    def make(n: int) -> bytes:
+        path = ("/each", "/each", "/all", "/all", "/other")[n % 5]
+        field = f"X-Deadline: {helpers.TIMEOUT}"
+        return gates.request(f"{path}?{n}", field, method="POST", body=body_of(n))
+
+    server = serve(
+        router,
+        **options(threads, max_body_memory=1000, deadline_header="X-Deadline"),
+    )
+    with again_and_again(*looking_at(server)):
+        ask_all([server], says_its_number, make)
+    server.stop()
+    stats = server.stats()
+    assert (stats["waiting"], stats["slots_in_use"], stats["expired"]) == (0, 0, 0)
 
 
 # ---- WSGI ---------------------------------------------------------------------------
