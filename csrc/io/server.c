@@ -342,8 +342,8 @@ work_off_and_share(fb_server *server)
 
 /* ---- batches that wait to be filled ---------------------------------------------- */
 
-/* Have the timer come when the next batch is due, be it by now: what was due at the last
- * look waits for a thread. */
+/* Have the timer come when the next batch is due, be it by now: what was due at the
+ * last look waits for a thread. */
 static void
 set_due(fb_server *server)
 {
