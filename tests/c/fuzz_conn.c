@@ -10,8 +10,8 @@
  * The input is a program of steps in letters: see the table of steps. Other input is
  * what one client sends. The server is the real one, on this thread, step by step, and
  * its flusher's thread is not started. Its clock stands still and its system calls fail
- * as the program says: see kernel.h. It may have queues: then a batch is of one of them,
- * what is refused or expires is answered in its turn, and no batch is forgotten.
+ * as the program says: see kernel.h. It may have queues: a batch is of one of them, what
+ * is refused or expires is answered in its turn, and no batch is forgotten.
  */
 #include "core/proxy.h"
 #include "io/file.h"
@@ -1345,7 +1345,7 @@ bind_listener(void)
     return fd;
 }
 
-/* Zeroed, but for the slots that no run uses, which are a megabyte, and for the clients,
+/* Zeroed, but for the slots that no run uses, which are a megabyte, and for clients,
  * which are when they connect. */
 static void
 clear_world(void)
