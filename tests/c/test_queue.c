@@ -44,6 +44,7 @@ typedef struct world {
     int run_error;
     size_t n_fds;                  /* that were open before it was */
     bool is_tickless;              /* nothing comes round but for a reason */
+    useconds_t handler_us;         /* that a batch takes at the least */
     atomic_bool is_held[N_QUEUES]; /* handlers of the queue wait */
     atomic_bool is_loop_held;      /* the loop does, before it rests */
     atomic_bool does_loop_wait;
@@ -137,6 +138,7 @@ dispatch(fb_executor *executor)
     uint32_t queue = executor->batch->queue;
     note_batch(executor->batch);
     wait_while(&w.is_held[queue]);
+    usleep(w.handler_us);
     for (size_t n = 0; fb_executor_claim(executor, n); n++) {
         if (!executor->batch->slots[n].is_answered) {
             answer(executor, &executor->batch->slots[n]);
@@ -1468,6 +1470,103 @@ test_reset_that_comes_with_the_requests(void)
     }
 }
 
+/* ---- all of it at once ----------------------------------------------------------- */
+
+#define N_ROUNDS 12
+#define N_PEERS 16
+#define MOST_ASKED 6
+
+/* Of a client: what it asks, one after another, and how it leaves. */
+typedef struct mind {
+    test_peer peer;
+    size_t n_asked;
+    bool leaves;
+    char targets[MOST_ASKED][TARGET_BYTES];
+} mind;
+
+/* The same on every run. */
+static uint32_t
+draw(uint32_t *state, uint32_t below)
+{
+    *state = *state * 1664525 + 1013904223;
+    return (*state >> 8) % below;
+}
+
+static void
+send_mind(mind *of, uint32_t *state)
+{
+    static const char *const fields[] = {"", "", "", "X-Wait-Ms: 0\r\n",
+                                         "X-Wait-Ms: 2\r\n"};
+    char bytes[MOST_ASKED * 128];
+    char *at = bytes;
+    of->peer = peer_open(w.port);
+    of->n_asked = 1 + draw(state, MOST_ASKED);
+    of->leaves = draw(state, 4) == 0;
+    for (size_t i = 0; i < of->n_asked; i++) {
+        snprintf(of->targets[i], TARGET_BYTES, "%s?%u",
+                 path_of(2, (int)draw(state, 100)), draw(state, 100000));
+        bool has_body = draw(state, 3) == 0;
+        at += sprintf(at, "%s %s HTTP/1.1\r\nHost: a\r\n%s%s",
+                      has_body ? "POST" : "GET", of->targets[i], fields[draw(state, 5)],
+                      has_body ? "Content-Length: 8\r\n\r\n12345678" : "\r\n");
+    }
+    CHECK(peer_send(&of->peer, bytes, (size_t)(at - bytes)));
+    if (of->leaves) {
+        leave(&of->peer, draw(state, 2) == 0);
+    }
+}
+
+/* Each is answered in its turn: by a handler, or that it is not. */
+static void
+read_mind(mind *of)
+{
+    for (size_t i = 0; i < of->n_asked; i++) {
+        peer_reply reply = peer_read(&of->peer);
+        bool is_refused =
+            reply.status == 503 || reply.status == 504 || reply.status == 429;
+        CHECK(is_refused || reply.status == 200);
+        CHECK(!reply.says_close);
+        if (reply.status == 200) {
+            CHECK_TEXT(reply.body, reply.body_len, of->targets[i]);
+        }
+    }
+    peer_end(&of->peer);
+    check_over(&of->peer);
+}
+
+static void
+test_clients_of_all_minds_are_answered_in_order(void)
+{
+    static mind minds[N_PEERS];
+    for (size_t n = 0; n < 8; n++) {
+        uint32_t state = (uint32_t)n;
+        reset_world(n / 2);
+        w.handler_us = 200;
+        w.limits.max_body_memory = 4;
+        for (size_t i = 0; i < N_QUEUES; i++) {
+            w.rules[i].batch_size = 1 + (n + 2 * i) % 5;
+            w.rules[i].size = 3 + 2 * i;
+            w.rules[i].batch_wait_ns = (n + i) % 2 * 300000;
+            w.rules[i].concurrency = 1 + n % 2;
+            w.rules[i].full_status = i == 1 ? 429 : 503;
+            w.rules[i].deadline_ns = i == 2 ? 10 * NS_PER_MS : 0;
+        }
+        open_world();
+        for (size_t round = 0; round < N_ROUNDS; round++) {
+            for (size_t i = 0; i < N_PEERS; i++) {
+                send_mind(&minds[i], &state);
+            }
+            for (size_t i = 0; i < N_PEERS; i++) {
+                if (!minds[i].leaves) {
+                    read_mind(&minds[i]);
+                }
+            }
+        }
+        wait_for_conns(0);
+        close_world();
+    }
+}
+
 /* ---- stopping -------------------------------------------------------------------- */
 
 static void
@@ -1619,6 +1718,7 @@ main(void)
     RUN(test_spooled_bodies_of_what_is_not_run_are_gone);
     RUN(test_peers_that_leave_while_they_wait);
     RUN(test_reset_that_comes_with_the_requests);
+    RUN(test_clients_of_all_minds_are_answered_in_order);
     RUN(test_graceful_stop_answers_what_waits_in_every_queue);
     RUN(test_graceful_stop_answers_who_is_blocked);
     RUN(test_stop_at_once_forgets_what_waits);
