@@ -304,7 +304,11 @@ static PyObject *
 get_queue(PyObject *self, void *closure)
 {
     (void)closure;
-    return PyLong_FromUnsignedLong(((py_batch *)self)->queue);
+    uint32_t queue;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    queue = ((py_batch *)self)->queue;
+    Py_END_CRITICAL_SECTION();
+    return PyLong_FromUnsignedLong(queue);
 }
 
 /* ---- the type -------------------------------------------------------------------- */

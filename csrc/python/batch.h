@@ -14,7 +14,7 @@ struct py_batch {
     PyObject_HEAD
     atomic_ulong thread;   /* of the dispatch that it is shown to; of none later */
     py_executor *executor; /* borrowed; only while thread is that of the caller */
-    uint32_t queue;        /* which of the server's queues it is of */
+    uint32_t queue;        /* of the server: that which it was shown with last */
     bool sends_early;      /* a reply leaves although the dispatch goes on */
 };
 

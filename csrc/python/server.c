@@ -100,7 +100,7 @@ end_batch(py_executor *self)
         return;
     }
     py_batch_end(self->batch);
-    if (Py_REFCNT(self->batch) > 1) {
+    if (!py_is_ours_alone((PyObject *)self->batch)) {
         Py_CLEAR(self->batch); /* kept: it stays empty, and is not shown again */
     }
 }

@@ -14,9 +14,11 @@
  *   py_state, its objects, its types     immutable once exec has returned
  *   the options of a server: limits,     immutable once fb_server_open has returned
  *     trust, server_value, temp_dir,
- *     listeners, access->form's format
+ *     listeners, access->form's format,
+ *     routes, rules of its queues
  *   fb_server: its loop, its lists,      owned by the thread of serve(); others call
- *     the collecting batch, timers         fb_server_stop: an atomic and a wake-up
+ *     queues and what they collect,        fb_server_stop: an atomic and a wake-up
+ *     timers
  *   fb_stats, fb_heap                    atomic; those that handler threads count, too,
  *                                          are added to by one operation
  *   fb_conn, its exchange and outs       owned by the loop; from the hand-over of its
@@ -42,8 +44,9 @@
  *                                          join before they look
  *   py_server: raised, released          atomic
  *   py_server: the rest                  immutable, or owned by the thread of serve()
- *   py_executor, py_gateway with its     owned by the thread that dispatches: each
- *     caches (names, peers, start)         handler thread has its own
+ *   py_executor with replies that are    owned by the thread that dispatches: each
+ *     held, py_gateway with its caches     handler thread has its own
+ *     (names, peers, start)
  *   py_body                              owned by its out, with the connection's; while
  *                                          it is BUSY by the thread that has its job
  *   Request, its slot or its copy        locked: its critical section; the thread of
@@ -54,6 +57,7 @@
  *   Batch                                owned by the thread of the dispatch: to others
  *                                          it is empty, and so it is afterwards; thread
  *                                          is atomic, and read before anything else
+ *                                          but queue: as a Request's slot
  *   Stack                                owned by whoever made it until it is given
  *                                          out; then all is immutable but the items,
  *                                          which those that have it agree on
