@@ -85,15 +85,16 @@ copy_target(const fb_slot *slot, char *target)
 }
 
 static void
-note_batch(const fb_batch *batch)
+note_batch(fb_executor *executor)
 {
-    uint32_t queue = batch->queue;
+    uint32_t queue = executor->batch->queue;
+    size_t n_slots = fb_executor_n_slots(executor); /* others may be given some */
     pthread_mutex_lock(&lock);
     if (w.n_batches < MOST_BATCHES) {
         seen_batch *seen = &w.batches[w.n_batches];
         seen->queue = queue;
-        seen->n_slots = batch->n_slots;
-        copy_target(&batch->slots[0], seen->first);
+        seen->n_slots = n_slots;
+        copy_target(&executor->batch->slots[0], seen->first);
     }
     size_t n = ++w.n_running[queue];
     w.most_running[queue] = n > w.most_running[queue] ? n : w.most_running[queue];
@@ -136,7 +137,7 @@ static void
 dispatch(fb_executor *executor)
 {
     uint32_t queue = executor->batch->queue;
-    note_batch(executor->batch);
+    note_batch(executor);
     wait_while(&w.is_held[queue]);
     usleep(w.handler_us);
     for (size_t n = 0; fb_executor_claim(executor, n); n++) {
